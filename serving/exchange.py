@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive, Scope, Send
+
+from serving.errors import BodyTooLarge, new_request_id
+
+JSON = b"application/json"
+EVENTS = b"text/event-stream;charset=UTF-8"
+
+
+class ClientGone(Exception):
+    """Raised when the client closed the connection; an outcome, nobody is left to be told."""
+
+
+class Exchange:
+    """One HTTP request and its answer, straight on ASGI.
+
+    Request and response classes of a framework cost 0.2 ms of CPU per request, as much as reading the body does.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.request_id = new_request_id()
+        self.status = 0
+        self.frames = 0
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has been sent a status."""
+        return self.status != 0
+
+    def header(self, name: str) -> str:
+        return self._headers.get(name.encode(), b"").decode("latin-1")
+
+    async def body(self, limit: int) -> bytes:
+        """Raises `BodyTooLarge` beyond `limit` bytes, by the announced length where there is one."""
+        announced = self.header("content-length")
+        if announced.isdigit() and int(announced) > limit:
+            raise BodyTooLarge(limit)
+        pieces: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > limit:
+                raise BodyTooLarge(limit)
+            more = message.get("more_body", False)
+        return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+
+    @asynccontextmanager
+    async def until_gone(self) -> AsyncGenerator[None, None]:
+        """Cancels the block and raises `ClientGone` as soon as the client disconnects. To be entered after `body`."""
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            task.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if gone and task.uncancel() == 0:
+                raise ClientGone from None
+            raise
+        finally:
+            watcher.cancel()
+
+    async def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        extra = {"content-length": str(len(body)), **(headers or {})}
+        await self._start(status, JSON, extra)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def stream(self, frames: AsyncIterator[bytes]) -> None:
+        """Sends each frame as it comes. The first one is awaited before the response begins: what fails until then can
+        still be answered with a status of its own."""
+        first = await anext(frames)
+        await self._start(200, EVENTS, {"cache-control": "no-cache", "x-accel-buffering": "no"})
+        await self._send_frame(first)
+        async for frame in frames:
+            await self._send_frame(frame)
+        await self.end()
+
+    async def _send_frame(self, frame: bytes) -> None:
+        self.frames += 1
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    async def end(self, last: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": last})
+
+    async def _start(self, status: int, content_type: bytes, headers: Mapping[str, str]) -> None:
+        self.status = status
+        lines = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        lines += [(b"content-type", content_type), (b"x-request-id", self.request_id.encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": lines})

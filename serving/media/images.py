@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import asyncio
+import binascii
+import io
+import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import PIL.Image
+import pybase64
+
+from serving.errors import InvalidImage, InvalidRequest
+from serving.generation import Image, ImageContent
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MIN_SIDE = 10
+MAX_RATIO = 200
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+BAD_URL = "The provided URL does not appear to be valid. Ensure it is correctly formatted."
+BAD_SIZE = "The image length and width do not meet the model restrictions."
+
+_decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+"""Two, because a decoded image of the default limit takes 360 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`count` images in a request, `uri_chars` characters of a data URI, `pixels` (width times height) of an image."""
+
+    count: int = 250
+    uri_chars: int = 20_971_520
+    pixels: int = 89_478_485
+
+
+async def resolve(image: Image, limits: Limits) -> Image:
+    """The image with its content, and a reference that is a data URI with plain base64. Raises `InvalidRequest`."""
+    payload = _payload(image.reference, limits)
+    try:
+        data = pybase64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        payload = "".join(payload.split())
+        data = _decode_base64(payload)
+    content = probe(data, limits)
+    if not _ends_properly(content):
+        await _decode(content)
+    header = f"data:image/{content.format.lower()};base64,"
+    same = image.reference.startswith(header) and len(image.reference) == len(header) + len(payload)
+    return replace(image, reference=image.reference if same else header + payload, content=content)
+
+
+async def verify(images: Iterable[Image]) -> None:
+    """Decodes every pixel. Raises `InvalidImage` for the first image that does not decode."""
+    for image in images:
+        if image.content is not None:
+            await _decode(image.content)
+
+
+def probe(data: bytes, limits: Limits) -> ImageContent:
+    """Format and size from the header alone; nothing is decompressed. Raises `InvalidImage`."""
+    if not data:
+        raise InvalidImage(f"{InvalidImage.message} [the image has 0 bytes]")
+    content = _probe_png(data) or _probe_jpeg(data) or _probe_other(data)
+    _check_size(content.width, content.height, limits)
+    return content
+
+
+def _payload(reference: str, limits: Limits) -> str:
+    scheme = reference.partition(":")[0].lower()
+    if scheme in ("http", "https", "oss"):
+        raise InvalidRequest(
+            f"{BAD_URL} This server does not fetch {scheme}:// images yet; send the image as a data URI, "
+            "data:image/png;base64,..."
+        )
+    if len(reference) > limits.uri_chars:
+        raise InvalidRequest(
+            f"Exceeded limit on max bytes per data-uri item : {limits.uri_chars}, got {len(reference)}"
+        )
+    header, comma, payload = reference.partition(",")
+    if scheme != "data" or not comma or not header.lower().endswith(";base64"):
+        raise InvalidRequest(f"{BAD_URL} An image is a data URI: data:image/png;base64,...")
+    return payload
+
+
+def _decode_base64(payload: str) -> bytes:
+    try:
+        return pybase64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(f"{BAD_URL} What follows `base64,` in the data URI is not base64.") from None
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    ratio = max(width, height) / max(1, min(width, height))
+    if min(width, height) < MIN_SIDE:
+        detail = f"height:{height} or width:{width} must be larger than {MIN_SIDE}"
+    elif ratio > MAX_RATIO:
+        detail = f"absolute aspect ratio must be smaller than {MAX_RATIO}, got {ratio:.1f}"
+    elif width * height > limits.pixels:
+        detail = f"height:{height} times width:{width} is {width * height} pixels, must be at most {limits.pixels}"
+    else:
+        return
+    raise InvalidImage(f"{BAD_SIZE} [{detail}]")
+
+
+def _probe_png(data: bytes) -> ImageContent | None:
+    if not data.startswith(PNG_SIGNATURE) or len(data) < 24 or data[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    return ImageContent(data, "PNG", width, height)
+
+
+def _probe_jpeg(data: bytes) -> ImageContent | None:
+    """Walks the segments to the frame header. Entropy-coded data comes after it, so few steps are enough."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return ImageContent(data, "JPEG", width, height)
+        padding_or_bare = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
+        at += (1 if marker == 0xFF else 2) if padding_or_bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise _illegal("the JPEG ends before its frame header")
+
+
+def _probe_other(data: bytes) -> ImageContent:
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return ImageContent(data, image.format or "", *image.size)
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise InvalidImage(f"{BAD_SIZE} [{error}]") from None
+    except Exception:
+        raise _illegal(f"{len(data)} bytes that are none of {', '.join(FORMATS)}") from None
+
+
+def _ends_properly(content: ImageContent) -> bool:
+    """Whether the file is complete by its own structure; False is "cannot tell". Raises `InvalidImage` if cut off."""
+    if content.format == "PNG":
+        return _check(_png_is_complete(content.data), "the PNG ends before its IEND chunk")
+    if content.format == "JPEG":
+        complete = content.data.rfind(b"\xff\xd9") > content.data.rfind(b"\xff\xda") > 0
+        return _check(complete, "the JPEG ends before its end-of-image marker")
+    if content.format == "WEBP":
+        complete = len(content.data) >= 8 + int.from_bytes(content.data[4:8], "little")
+        return _check(complete, "the WEBP is shorter than its header says")
+    return False
+
+
+def _check(complete: bool, detail: str) -> bool:
+    if not complete:
+        raise _illegal(detail)
+    return True
+
+
+def _png_is_complete(data: bytes) -> bool:
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + length
+    return False
+
+
+async def _decode(content: ImageContent) -> None:
+    await asyncio.get_running_loop().run_in_executor(_decoders, _decode_now, content)
+
+
+def _decode_now(content: ImageContent) -> None:
+    try:
+        with PIL.Image.open(io.BytesIO(content.data), formats=(content.format,)) as image:
+            image.load()
+    except Exception as error:
+        raise _illegal(f"the {content.format} does not decode: {error}") from None
+
+
+def _illegal(detail: str) -> InvalidImage:
+    return InvalidImage(f"{InvalidImage.message} [{detail}]")

@@ -1,0 +1,76 @@
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "HOMESCOPE_"
+MODEL_NAMES = ("qwen3-vl-30b", "qwen3-vl-30b-a3b-instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct")
+
+
+class SettingsError(Exception):
+    """Raised when the environment cannot be read as settings; the message is one line for the person who set it."""
+
+
+def _split(value: object) -> object:
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """Every knob of the server, read once at start from `HOMESCOPE_<NAME>`; lists are separated by commas."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data: Folder = Field(Path("~/.homescope"), validate_default=True, description="the one folder that holds state")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    engine_urls: Names = Field((), description="a running vLLM to use; none starts the embedded engine")
+    engine_key: SecretStr | None = Field(None, description="API key that the engine asks for, if it does")
+    model: str | None = Field(None, description="folder or hub name for the embedded engine; default: what fits")
+    model_aliases: Names = Field((), description="further model names to answer to")
+    max_output_tokens: int = Field(32_768, ge=1, description="largest max_tokens accepted")
+    max_in_flight: int = Field(256, ge=1, description="generations given to the engine at a time")
+    max_queued: int = Field(512, ge=0, description="generations that wait for a place; more are refused with 429")
+    queue_timeout: float = Field(60, gt=0, description="seconds that a generation waits for a place at most")
+    request_timeout: float = Field(300, gt=0, description="seconds that a request may take; then the answer is cut")
+    drain_timeout: int = Field(30, ge=0, description="seconds that running requests get to finish at a stop")
+    max_body_bytes: int = Field(67_108_864, ge=1024, description="largest request body")
+    max_images: int = Field(250, ge=0, description="images in one request")
+    max_image_bytes: int = Field(20_971_520, ge=1024, description="largest data URI of an image, in characters")
+    max_image_pixels: int = Field(89_478_485, ge=100, description="largest image, width times height")
+    output_text: bool = Field(True, description="non-streaming multimodal answers also carry output.text")
+    strict_paths: bool = Field(False, description="answer the text-generation path with `url error`, as the cloud does")
+    log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @property
+    def served_models(self) -> tuple[str, ...]:
+        return (*MODEL_NAMES, *self.model_aliases)
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process: `overrides` (from the command line) before the environment."""
+    _refuse_unknown_names()
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(dict(item)) for item in error.errors())) from None
+
+
+def _refuse_unknown_names() -> None:
+    valid = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in valid:
+            nearest = difflib.get_close_matches(name.upper(), valid, n=1, cutoff=0)[0]
+            raise SettingsError(f"{name} is not a setting of homescope-server; the nearest one is {nearest}")
+
+
+def _explain(item: dict[str, Any]) -> str:
+    name = PREFIX + str(item["loc"][0]).upper()
+    return f"{name}={item['input']}: {item['msg'][0].lower()}{item['msg'][1:]}"
