@@ -1,0 +1,74 @@
+from client.batch import Batch
+from client.errors import (
+    AccountBlocked,
+    BadResponse,
+    ConfigurationError,
+    ConnectionFailed,
+    ConnectionLost,
+    DiskFull,
+    Forbidden,
+    HomescopeError,
+    InvalidAnswer,
+    InvalidRequest,
+    LedgerBusy,
+    LedgerError,
+    NotFound,
+    ServerError,
+    ServiceError,
+    Throttled,
+    TimedOut,
+    TransportError,
+    Unauthorized,
+    UnusableImage,
+)
+from client.ledger import Ledger
+from client.models import Answer, Done, Failed, Job, Piece, Record, Skipped, Totals, Usage
+from client.pace import Pace
+from client.report import Summary, write_page
+from client.retry import Policy
+from client.scoring import Expected, Score
+from client.session import Session
+from client.sources import Item, walk
+
+__all__ = [
+    "AccountBlocked",
+    "Answer",
+    "BadResponse",
+    "Batch",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "DiskFull",
+    "Done",
+    "Expected",
+    "Failed",
+    "Forbidden",
+    "HomescopeError",
+    "InvalidAnswer",
+    "InvalidRequest",
+    "Item",
+    "Job",
+    "Ledger",
+    "LedgerBusy",
+    "LedgerError",
+    "NotFound",
+    "Pace",
+    "Piece",
+    "Policy",
+    "Record",
+    "Score",
+    "ServerError",
+    "ServiceError",
+    "Session",
+    "Skipped",
+    "Summary",
+    "Throttled",
+    "TimedOut",
+    "Totals",
+    "TransportError",
+    "Unauthorized",
+    "UnusableImage",
+    "Usage",
+    "walk",
+    "write_page",
+]

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from client.errors import ConnectionFailed, HomescopeError, InvalidAnswer, LedgerError, ServiceError
+from client.ledger import Ledger
+from client.models import NO_USAGE, Answer, Done, Failed, Job, Record, Skipped, Totals
+from client.pace import Pace
+from client.retry import DEFAULT, ONCE, Policy, persist
+from client.session import Session
+from client.sources import Item, load
+
+SAME_REFUSAL = 20
+"""So many first images refused in the same words, and not one answered: the request is wrong, not the images."""
+
+_PREFETCH = 2
+"""Workers beyond the pace's ceiling: they read the next images while all places are taken."""
+
+
+class _Abandoned(Exception):  # noqa: N818 -- an outcome, not an error
+    """The run is stopping: this image stays as it is, for the next run."""
+
+
+class Batch:
+    """The same question about many images: each ends as one record in the ledger, and nothing is asked twice.
+
+    An answer in the ledger is taken from there, whichever file or run it was given for; two files of the same bytes
+    are one question. A failure is a record too, never an exception. The run ends early, leaving the rest for the next
+    one, when `stop` is called, when the disk is full, or when every further request must end the same way: a
+    wrong key, an unknown model, a server that is gone, or `SAME_REFUSAL`.
+
+    Failures are asked again by the next run, but for those that were answered with something that does not fit the
+    schema: these were paid for, and are asked again only with `retry_failed`.
+
+    Args:
+        session: the server.
+        job: what is asked about every image.
+        ledger: opened for the same job.
+        pace: requests in flight; default: adaptive.
+        retry: when and how often to ask again.
+        keep_going: never take the same refusal of all first images for a reason to stop.
+        retry_failed: ask also those again that were answered wrongly.
+        on_record: called with every record as it ends, and whether it is an earlier run's.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        job: Job,
+        ledger: Ledger,
+        *,
+        pace: Pace | None = None,
+        retry: Policy = DEFAULT,
+        keep_going: bool = False,
+        retry_failed: bool = False,
+        on_record: Callable[[Record, bool], None] = lambda record, resumed: None,
+    ) -> None:
+        self.totals = Totals()
+        self.pace = pace or Pace.auto()
+        self._session, self._job, self._ledger, self._policy = session, job, ledger, retry
+        self._keep_going, self._retry_failed, self._on_record = keep_going, retry_failed, on_record
+        self._stopping = asyncio.Event()
+        self._halted: HomescopeError | None = None
+        self._heard = False
+        self._answered = False
+        self._refusals: Counter[tuple[str, str]] = Counter()
+        self._questions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Finish what is in flight, begin nothing new."""
+        self._stopping.set()
+
+    async def run(self, paths: Iterable[Path]) -> Totals:
+        """Asks about every path, in that order but many at once; they are drawn from the iterable as needed.
+
+        Raises:
+            HomescopeError: what made the run end early. The records up to there are in the ledger.
+        """
+        feed = enumerate(paths)
+        drawing = asyncio.Lock()
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(self.pace.ceiling + _PREFETCH):
+                workers.create_task(self._work(feed, drawing))
+        if self._halted is not None:
+            raise self._halted
+        return self.totals
+
+    async def _work(self, feed: Iterator[tuple[int, Path]], drawing: asyncio.Lock) -> None:
+        while not self.stopping:
+            async with drawing:
+                drawn = await asyncio.to_thread(next, feed, None)
+            if drawn is None:
+                return
+            position, path = drawn
+            with suppress(_Abandoned):
+                await self._settle(await asyncio.to_thread(load, path), position)
+
+    async def _settle(self, item: Item | Skipped, position: int) -> None:
+        if isinstance(item, Skipped):
+            self._record(item, position)
+            return
+        key = self._job.key(item.digest)
+        question = self._questions.setdefault(key, asyncio.Lock())
+        async with question:
+            if known := self._known(item, key):
+                self._record(known[0], position, resumed=known[1])
+            else:
+                self._record(await self._ask(item, key), position)
+
+    def _known(self, item: Item, key: str) -> tuple[Record, bool] | None:
+        """The record that answers for this image, and whether it was its own; None when it has to be asked."""
+        found = self._ledger.find(key)
+        if isinstance(found, Done):
+            own = found.file == item.file
+            first = found.duplicate_of or found.file
+            return (found if own else replace(found, file=item.file, duplicate_of=first)), own
+        if isinstance(found, Failed) and found.answer is not None and not self._retry_failed:
+            return replace(found, file=item.file), True
+        return None
+
+    async def _ask(self, item: Item, key: str) -> Record:
+        attempts, began = 0, 0.0
+
+        async def once() -> Answer:
+            nonlocal attempts, began
+            async with self.pace.slot():
+                if self.stopping:
+                    raise _Abandoned
+                attempts, began = attempts + 1, time.perf_counter()
+                return await self._request(item)
+
+        try:
+            answer = await persist(once, self._policy, self._sleep)
+        except HomescopeError as error:
+            return self._failure(error, item, key, attempts)
+        self._answered = True
+        return _done(item, key, answer, attempts, time.perf_counter() - began)
+
+    async def _request(self, item: Item) -> Answer:
+        job = self._job
+        try:
+            answer = await self._session.ask(
+                item.data, job.prompt, model=job.model, schema=job.schema, parameters=job.parameters, retry=ONCE
+            )
+        except ConnectionFailed as error:
+            # Before the first word from the server this is a wrong address, not a restart to wait for.
+            if not self._heard:
+                self._halt(error)
+            raise
+        except HomescopeError:
+            self._heard = True
+            raise
+        self._heard = True
+        return answer
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        if self.stopping:
+            raise _Abandoned
+
+    def _failure(self, error: HomescopeError, item: Item, key: str, attempts: int) -> Failed:
+        if error.fatal or isinstance(error, ConnectionFailed):
+            self._halt(error)
+            raise _Abandoned
+        self._notice_sameness(error)
+        return _failed(item, key, error, attempts)
+
+    def _notice_sameness(self, error: HomescopeError) -> None:
+        if isinstance(error, ServiceError):
+            self._refusals[error.code, error.message] += 1
+            same = self._refusals[error.code, error.message] == self._refusals.total() >= SAME_REFUSAL
+            if same and not self._answered and not self._keep_going:
+                self._halt(error)
+
+    def _halt(self, error: HomescopeError) -> None:
+        self._halted = self._halted or error
+        self.stop()
+
+    def _record(self, record: Record, position: int, *, resumed: bool = False) -> None:
+        try:
+            self._ledger.append(record, position)
+        except LedgerError as error:
+            self._halt(error)
+            return
+        self.totals.count(record, resumed=resumed)
+        self._on_record(record, resumed)
+        if self._ledger.full is not None:
+            self._halt(self._ledger.full)
+
+
+def _done(item: Item, key: str, answer: Answer, attempts: int, seconds: float) -> Done:
+    return Done(
+        file=item.file,
+        key=key,
+        answer=answer.text,
+        value=answer.value,
+        finish_reason=answer.finish_reason,
+        usage=answer.usage,
+        request_id=answer.request_id,
+        model=answer.model,
+        seconds=round(seconds, 3),
+        attempts=attempts,
+    )
+
+
+def _failed(item: Item, key: str, error: HomescopeError, attempts: int) -> Failed:
+    words = error.answer if isinstance(error, InvalidAnswer) else None
+    return Failed(
+        file=item.file,
+        key=key,
+        reason=error.message,
+        code=error.code,
+        status=error.status,
+        request_id=error.request_id,
+        attempts=attempts,
+        answer=words.text if words else None,
+        usage=words.usage if words else NO_USAGE,
+    )

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from client.errors import ConfigurationError, HomescopeError
+from client.models import DEFAULT_MODEL, Answer, Job
+from client.pace import Pace
+from client.retry import Policy
+from client.scoring import Expected
+from client.session import API_KEY_NAME, BASE_URL_NAME, DEFAULT_TIMEOUT, ImageInput, Session
+from client.sources import check_sources
+from client.structured import read_schema, validated
+from client.terminal import INTERRUPTED, Plan, complain, run
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    base_url: str | None
+    api_key: str | None
+    timeout: float
+
+    def session(self, retry: Policy) -> Session:
+        return Session(self.base_url, self.api_key, timeout=self.timeout, retry=retry)
+
+
+class _Concurrency(click.ParamType[Pace]):
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Pace:
+        if isinstance(value, Pace):
+            return value
+        if value == "auto":
+            return Pace.auto()
+        if not (value.isdecimal() and 0 < int(value) <= 1000):
+            self.fail(f"{value!r} is neither auto nor a number from 1 to 1000", param, ctx)
+        return Pace(int(value))
+
+
+def _parameters(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
+    """`temperature=0` and the like; a value that is JSON is taken as JSON."""
+    parameters: dict[str, Any] = {}
+    for value in values:
+        name, separator, given = value.partition("=")
+        if not (name and separator):
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", ctx, param)
+        try:
+            parameters[name] = json.loads(given)
+        except ValueError:
+            parameters[name] = given
+    return parameters
+
+
+def _shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that every command which asks has."""
+    options = [
+        click.option("--prompt", required=True, help="The question."),
+        click.option("--model", default=DEFAULT_MODEL, show_default=True, help="A model that the server knows."),
+        click.option("--schema", type=click.Path(path_type=Path), help="JSON Schema that the answer has to fit."),
+        click.option(
+            "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", callback=_parameters,
+            help="A generation parameter, such as temperature=0. Repeatable.",
+        ),
+        click.option("--base-url", help=f"The server, with its /api/v1.  [default: ${BASE_URL_NAME}]"),
+        click.option("--api-key", help=f"The key.  [default: ${API_KEY_NAME}]"),
+        click.option(
+            "--timeout", default=DEFAULT_TIMEOUT, show_default=True, type=click.FloatRange(min=0.1),
+            help="Seconds without a byte from the server before giving up.",
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Ask Qwen3-VL about images, on your own machines or in the cloud."""
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@_shared
+@click.option("--stream", is_flag=True, help="Print the answer as it is spoken.")
+def ask(
+    images: Sequence[str], prompt: str, model: str, schema: Path | None, parameters: dict[str, Any],
+    base_url: str | None, api_key: str | None, timeout: float, stream: bool,
+) -> None:  # fmt: skip
+    """One question about one or more images (files or URLs); the answer goes to standard output."""
+    server = _Server(base_url, api_key, timeout)
+    with _explained():
+        job = Job(prompt, model, None if schema is None else read_schema(schema), parameters)
+        sys.exit(_run(_ask(server, [_image(image) for image in images], job, stream)))
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@_shared
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Results, JSON lines.")
+@click.option("--concurrency", type=_Concurrency(), default="auto", show_default=True, help="Requests in flight.")
+@click.option("--expected", type=click.Path(path_type=Path), help="Known answers, JSON lines of file and expected.")
+@click.option("--min-right", type=click.FloatRange(0, 1), help="Exit with 1 when a smaller share is exactly right.")
+@click.option(
+    "--page", type=click.Path(dir_okay=False, path_type=Path), help="Results as one self-contained HTML file."
+)
+@click.option("--show", is_flag=True, help="Print each answer as it comes.")
+@click.option("--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@click.option("--keep-going", is_flag=True, help="Go on even when the first images are all refused alike.")
+@click.option("--retry-failed", is_flag=True, help="Ask those again whose answer did not fit the schema.")
+def batch(
+    sources: Sequence[str], prompt: str, model: str, schema: Path | None, parameters: dict[str, Any],
+    base_url: str | None, api_key: str | None, timeout: float, out: Path, concurrency: Pace, expected: Path | None,
+    min_right: float | None, page: Path | None, show: bool, quiet: bool, keep_going: bool, retry_failed: bool,
+) -> None:  # fmt: skip
+    """The same question about every image of folders, files and patterns.
+
+    Running it again goes on where it was: what is answered is not asked again. Exit code 0: all done, 1: some failed,
+    2: nothing to do or something to put right first, 130: interrupted.
+    """
+    with _explained():
+        if min_right is not None and expected is None:
+            raise ConfigurationError("--min-right needs --expected: which answers are right?")
+        check_sources(sources)
+        plan = Plan(
+            sources=sources, out=out, pace=concurrency, page=page, min_right=min_right, quiet=quiet, show=show,
+            job=Job(prompt, model, None if schema is None else read_schema(schema), parameters),
+            expected=Expected({}) if expected is None else Expected.read(expected),
+            own=[path for path in (page, expected, schema) if path is not None],
+            keep_going=keep_going, retry_failed=retry_failed,
+        )  # fmt: skip
+        sys.exit(_run(_batch(_Server(base_url, api_key, timeout), plan)))
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    try:
+        return asyncio.run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A user's mistake is one line and an exit code, never a traceback."""
+    try:
+        yield
+    except HomescopeError as error:
+        sys.exit(complain(error))
+
+
+def _image(given: str) -> ImageInput:
+    return given if given.startswith(("http://", "https://", "data:", "oss://")) else Path(given)
+
+
+async def _ask(server: _Server, images: list[ImageInput], job: Job, stream: bool) -> int:
+    async with server.session(Policy(attempts=3)) as session:
+        if stream:
+            answer = await _spoken(session, images, job)
+        else:
+            answer = await session.ask(
+                images, job.prompt, model=job.model, schema=job.schema, parameters=job.parameters
+            )
+            shown = answer.text if job.schema is None else json.dumps(answer.value, ensure_ascii=False, indent=2)
+            click.echo(shown)
+    if answer.finish_reason == "length":
+        click.echo("note: the answer was cut off at the token limit", err=True)
+    return 0
+
+
+async def _spoken(session: Session, images: list[ImageInput], job: Job) -> Answer:
+    pieces = session.stream(images, job.prompt, model=job.model, schema=job.schema, parameters=job.parameters)
+    text = ""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            text += piece.text
+            click.echo(piece.text, nl=False)
+    click.echo()
+    answer = Answer(text, piece.finish_reason or "", piece.usage, piece.request_id, job.model)
+    if job.schema is not None:
+        validated(answer, job.schema)
+    return answer
+
+
+async def _batch(server: _Server, plan: Plan) -> int:
+    async with server.session(Policy()) as session:
+        return await run(session, plan)

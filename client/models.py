@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+DEFAULT_MODEL = "qwen3-vl-30b-a3b-instruct"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer, as the server counts them. `input_tokens` includes `image_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    image_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.total_tokens + other.total_tokens,
+            self.image_tokens + other.image_tokens,
+        )
+
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One complete answer.
+
+    Attributes:
+        text: the model's words.
+        finish_reason: `stop`, `length` (cut at the token limit) or `tool_calls`.
+        usage: tokens in and out.
+        request_id: the server's id of the request.
+        model: the model that was asked for.
+        reasoning: what a thinking model thought, empty for the others.
+        value: the JSON in the answer, validated; None when no schema was given.
+    """
+
+    text: str
+    finish_reason: str
+    usage: Usage
+    request_id: str
+    model: str
+    reasoning: str = ""
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One increment of a streamed answer. `finish_reason` is None until the last one; `usage` is cumulative."""
+
+    text: str
+    finish_reason: str | None
+    usage: Usage
+    request_id: str
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is asked about every image of a batch. Equal jobs share answers in a ledger, others never do."""
+
+    prompt: str
+    model: str = DEFAULT_MODEL
+    schema: Mapping[str, Any] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of prompt, model, schema and parameters, hexadecimal."""
+        parts = [self.prompt, self.model, self.schema, dict(self.parameters)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def key(self, digest: str) -> str:
+        """The ledger's key of one image: this job and the SHA-256 of the image's bytes, hexadecimal."""
+        return hashlib.sha256(f"{self.fingerprint}:{digest}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An image that was answered.
+
+    Attributes:
+        file: the image, as it was found.
+        key: `Job.key` of its bytes.
+        answer: the model's words.
+        value: the validated JSON, None without a schema.
+        seconds: from the last request to its answer.
+        attempts: requests it took.
+        duplicate_of: the file of the same bytes whose answer this is, None when it was asked itself.
+    """
+
+    file: str
+    key: str
+    answer: str
+    value: Any
+    finish_reason: str
+    usage: Usage
+    request_id: str
+    model: str
+    seconds: float
+    attempts: int
+    duplicate_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An image without a usable answer, and why.
+
+    `answer` holds the words that did not fit the schema and is None when nothing came: only the former was paid for.
+    """
+
+    file: str
+    key: str
+    reason: str
+    code: str = ""
+    status: int | None = None
+    request_id: str = ""
+    attempts: int = 1
+    answer: str | None = None
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was never sent, and why."""
+
+    file: str
+    reason: str
+    key: str = ""
+
+
+Record: TypeAlias = Done | Failed | Skipped
+
+_STATES: dict[str, type[Done] | type[Failed] | type[Skipped]] = {"done": Done, "failed": Failed, "skipped": Skipped}
+
+
+def state(record: Record) -> str:
+    """`done`, `failed` or `skipped`."""
+    return type(record).__name__.lower()
+
+
+def to_json(record: Record) -> str:
+    """One line of the results file: `file`, `state`, then the record's own fields."""
+    fields = asdict(record)
+    return json.dumps({"file": fields.pop("file"), "state": state(record)} | fields, ensure_ascii=False)
+
+
+def from_json(line: str) -> Record:
+    """The record that `to_json` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError: it was written by something else.
+    """
+    fields = json.loads(line)
+    kind = _STATES[fields.pop("state")]
+    if "usage" in fields:
+        fields["usage"] = Usage(**fields["usage"])
+    return kind(**fields)
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of one run; `done + failed + skipped` is what has ended. Resumed and duplicates are part of `done`."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    resumed: int = 0
+    duplicates: int = 0
+    usage: Usage = NO_USAGE
+
+    @property
+    def ended(self) -> int:
+        return self.done + self.failed + self.skipped
+
+    @property
+    def asked(self) -> int:
+        """Images that ended in this run by a request of their own."""
+        return self.done + self.failed - self.resumed - self.duplicates
+
+    def count(self, record: Record, *, resumed: bool) -> None:
+        """Adds one record. `resumed`: its answer is an earlier run's, so its tokens are not this run's."""
+        name = state(record)
+        setattr(self, name, getattr(self, name) + 1)
+        if isinstance(record, Skipped):
+            return
+        duplicate = isinstance(record, Done) and record.duplicate_of is not None
+        self.resumed += resumed
+        self.duplicates += duplicate and not resumed
+        if not (resumed or duplicate):
+            self.usage += record.usage

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from client.models import Done, Failed, Job, Record, Skipped, Usage
+from client.scoring import Expected, Score, same
+from client.structured import json_in
+
+THUMBNAIL = (760, 560)
+"""Pixels: twice what the page shows, for dense screens."""
+
+_MAX_PIXELS = 50_000_000
+_ORDER = ("failed", "wrong", "skipped", "done", "right")
+_UNKNOWN = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of a page: records by kind (`failed`, `wrong`, `skipped`, `done`, `right`), and what they add up to."""
+
+    kinds: Counter[str]
+    usage: Usage
+    score: Score
+
+
+def write_page(
+    path: Path,
+    records: Callable[[], Iterable[Record]],
+    job: Job,
+    expected: Expected | None = None,
+    title: str = "homescope results",
+) -> Summary:
+    """One HTML file with everything in it: thumbnail beside answer, the known answer where there is one, errors first.
+
+    Written card by card, so that the memory it takes does not grow with the batch. Each image is read from its
+    file now; where that is gone, the card says so.
+
+    Args:
+        path: where to; replaced in one step.
+        records: gives all records, anew at every call.
+        job: what was asked.
+        expected: the known answers.
+        title: shown at the top.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    expected = expected or Expected({})
+    summary = summarise(records(), expected)
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(_head(title, job, summary))
+            for wanted in _ORDER:
+                file.writelines(_card(record, expected) for record in records() if kind(record, expected) == wanted)
+            file.write(_template("page_end.html").substitute(footer=_footer(summary)))
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    return summary
+
+
+def summarise(records: Iterable[Record], expected: Expected) -> Summary:
+    """Counts the records of a page."""
+    kinds: Counter[str] = Counter()
+    usage = Usage()
+    right = total = 0
+    for record in records:
+        kinds[kind(record, expected)] += 1
+        if not isinstance(record, Skipped) and not (isinstance(record, Done) and record.duplicate_of):
+            usage += record.usage
+        verdict = expected.right(record)
+        right, total = right + (verdict is True), total + (verdict is not None)
+    return Summary(kinds, usage, Score(right, total))
+
+
+def kind(record: Record, expected: Expected) -> str:
+    """`failed`, `skipped`, `right`, `wrong`, or `done` where no answer is known."""
+    if isinstance(record, Failed):
+        return "failed"
+    if isinstance(record, Skipped):
+        return "skipped"
+    return {True: "right", False: "wrong", None: "done"}[expected.right(record)]
+
+
+def thumbnail(path: Path) -> str | None:
+    """A small copy as a data URI; None when the file is gone, unreadable or far too large to decode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    return None
+                image.draft("RGB", THUMBNAIL)
+                small = ImageOps.exif_transpose(image)
+                small.thumbnail(THUMBNAIL)
+                return _webp(small)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
+
+
+def _webp(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.convert("RGBA" if image.has_transparency_data else "RGB").save(stream, "WEBP", quality=82)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _template(name: str) -> Template:
+    return Template(files("client").joinpath(name).read_text("utf-8"))
+
+
+def _head(title: str, job: Job, summary: Summary) -> str:
+    return _template("page.html").substitute(
+        title=escape(title),
+        job=f"<b>{escape(job.model)}</b> was asked: {escape(job.prompt)}",
+        tiles="".join(_tiles(summary)),
+        filters="".join(_filters(summary.kinds)),
+    )
+
+
+def _tiles(summary: Summary) -> Iterator[str]:
+    kinds, score = summary.kinds, summary.score
+    if score.total:
+        mood = "good" if score.right == score.total else ""
+        yield _tile(f"{score.right}/{score.total}", "read exactly right", mood)
+    yield _tile(f"{kinds['done'] + kinds['right'] + kinds['wrong']:,}", "answered")
+    yield _tile(f"{kinds['failed']:,}", "failed", "bad" if kinds["failed"] else "")
+    if kinds["skipped"]:
+        yield _tile(f"{kinds['skipped']:,}", "skipped")
+    yield _tile(f"{summary.usage.input_tokens:,}", "tokens in")
+    yield _tile(f"{summary.usage.output_tokens:,}", "tokens out")
+
+
+def _tile(value: str, label: str, mood: str = "") -> str:
+    return f'<div class="tile {mood}"><strong>{value}</strong><span>{label}</span></div>'
+
+
+def _filters(kinds: Counter[str]) -> Iterator[str]:
+    for name, count in [("all", kinds.total()), *((name, kinds[name]) for name in _ORDER if kinds[name])]:
+        yield f'<button type="button" data-kind="{name}" aria-pressed="false">{name}<b>{count:,}</b></button>'
+
+
+def _footer(summary: Summary) -> str:
+    return f"{summary.kinds.total():,} images. This page needs no network: everything it shows is inside it."
+
+
+def _card(record: Record, expected: Expected) -> str:
+    name = kind(record, expected)
+    source = thumbnail(Path(os.fsdecode(record.file)))
+    picture = f'<img src="{source}" alt="" loading="lazy">' if source else '<span class="none">no preview</span>'
+    return (
+        f'<article class="card {name}"><div class="picture">{picture}</div><div class="body">'
+        f'<div class="name"><span class="badge">{name}</span><h2>{escape(record.file)}</h2>'
+        f"<small>{escape(_facts(record))}</small></div>{_content(record, expected)}</div></article>\n"
+    )
+
+
+def _facts(record: Record) -> str:
+    if isinstance(record, Done):
+        facts = [f"{record.seconds:.1f} s", f"{record.usage.total_tokens:,} tokens"]
+        cut = ["cut off at the token limit"] if record.finish_reason == "length" else []
+        twin = [f"same image as {record.duplicate_of}"] if record.duplicate_of else []
+        return ", ".join([*facts, *cut, *twin])
+    if isinstance(record, Failed):
+        status = [f"HTTP {record.status}"] if record.status else []
+        request = [f"request {record.request_id}"] if record.request_id else []
+        return ", ".join([*status, *filter(None, [record.code]), f"attempts: {record.attempts}", *request])
+    return ""
+
+
+def _content(record: Record, expected: Expected) -> str:
+    if isinstance(record, Skipped):
+        return f'<p class="reason">{escape(record.reason)}</p>'
+    reason = f'<p class="reason">{escape(record.reason)}</p>' if isinstance(record, Failed) else ""
+    known = expected.get(record.file, _UNKNOWN)
+    sections = [] if record.answer is None else [_section("Answer", _answer(record.answer, known))]
+    if known is not _UNKNOWN and not expected.right(record):
+        sections.append(_section("Expected", f"<pre>{_json(known)}</pre>"))
+    return f'{reason}<div class="pair">{"".join(sections)}</div>'
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h3>{title}</h3>{content}</section>"
+
+
+def _answer(text: str, known: Any) -> str:
+    try:
+        value = json_in(text)
+    except (ValueError, RecursionError):
+        value = _UNKNOWN
+    if isinstance(value, dict | list):
+        return f"<pre>{_json(value, known)}</pre>"
+    return f'<pre class="words">{escape(text)}</pre>'
+
+
+def _json(value: Any, known: Any = _UNKNOWN, indent: str = "") -> str:
+    """A JSON value as HTML, one line per key, what differs from `known` marked."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = (f"{inner}{_leaf(key)}: {_json(item, _at(known, key), inner)}" for key, item in value.items())
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        lines = (f"{inner}{_json(item, _at(known, at), inner)}" for at, item in enumerate(value))
+        return "[\n" + ",\n".join(lines) + f"\n{indent}]"
+    if isinstance(value, list):
+        return "[" + ", ".join(_json(item, _at(known, at), inner) for at, item in enumerate(value)) + "]"
+    leaf = _leaf(value)
+    return leaf if known is _UNKNOWN or same(value, known) else f"<mark>{leaf}</mark>"
+
+
+def _leaf(value: Any) -> str:
+    return escape(json.dumps(value, ensure_ascii=False), quote=False)
+
+
+def _at(known: Any, place: str | int) -> Any:
+    """What is known at that place; None, which nothing but null equals, where the place itself is not expected."""
+    if known is _UNKNOWN:
+        return _UNKNOWN
+    if isinstance(known, dict) and isinstance(place, str):
+        return known.get(place)
+    return known[place] if isinstance(known, list) and isinstance(place, int) and place < len(known) else None

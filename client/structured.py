@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from client.errors import ConfigurationError, InvalidAnswer
+from client.models import Answer
+
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+
+
+def json_in(text: str) -> Any:
+    """The JSON value of an answer: the whole text, a fenced block, or the first object or array in a sentence.
+
+    Raises:
+        ValueError: there is none.
+    """
+    candidates = [text, *_FENCED.findall(text)]
+    for candidate in candidates:
+        try:
+            return _parse(candidate.strip())
+        except ValueError:
+            continue
+    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+        try:
+            return _DECODER.raw_decode(text, start)[0]
+        except ValueError:
+            continue
+    raise ValueError("there is no JSON in the answer")
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse)
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """A JSON Schema from a file.
+
+    Raises:
+        ConfigurationError: unreadable, not JSON, or not a schema.
+    """
+    try:
+        schema = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"the schema {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"the schema {path} is not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise ConfigurationError(f"the schema {path} is not a JSON object")
+    check_schema(schema)
+    return schema
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError where `schema` is not valid JSON Schema."""
+    try:
+        validator_for(schema).check_schema(dict(schema))
+    except jsonschema.SchemaError as error:
+        raise ConfigurationError(f"not a valid JSON Schema: {error.message} at {error.json_path}") from error
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameter that makes the server constrain its answer to `schema`."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", str(schema.get("title", "")))[:64] or "answer"
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema), "strict": True}}
+
+
+def validated(answer: Answer, schema: Mapping[str, Any]) -> Any:
+    """The JSON in `answer`, fitting `schema`.
+
+    Raises:
+        InvalidAnswer: no JSON, cut off at the token limit, or where it does not fit.
+    """
+    try:
+        value = json_in(answer.text)
+    except (ValueError, RecursionError) as error:
+        cut = "; it was cut off at the token limit" if answer.finish_reason == "length" else ""
+        raise InvalidAnswer(f"{error}{cut}", answer) from error
+    if problem := _misfit(value, schema):
+        raise InvalidAnswer(f"the answer does not fit the schema: {problem}", answer)
+    return value
+
+
+def _misfit(value: Any, schema: Mapping[str, Any]) -> str:
+    try:
+        error = best_match(_validator(json.dumps(schema)).iter_errors(value))
+    except Unresolvable as unresolved:
+        return f"the schema's reference {unresolved.ref} leads nowhere"
+    return "" if error is None else f"{error.message} at {error.json_path}"
+
+
+@lru_cache(maxsize=8)
+def _validator(schema: str) -> Validator:
+    """The registry of its own keeps jsonschema from fetching references over the network."""
+    parsed = json.loads(schema)
+    return validator_for(parsed)(parsed, registry=Registry())

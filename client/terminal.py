@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from client.batch import Batch
+from client.errors import (
+    AccountBlocked,
+    ConfigurationError,
+    ConnectionFailed,
+    HomescopeError,
+    LedgerError,
+    NotFound,
+    Unauthorized,
+    UnusableImage,
+)
+from client.ledger import Ledger
+from client.models import Done, Failed, Job, Record
+from client.pace import Pace
+from client.progress import Progress, duration
+from client.report import Summary, kind, summarise, write_page
+from client.scoring import Expected
+from client.session import API_KEY_NAME, BASE_URL_NAME, Session
+from client.sources import walk
+
+SOME_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+"""Exit codes beside 0. The second is also that of a wrong option."""
+
+_ADVICE: dict[type[HomescopeError], str] = {
+    Unauthorized: f"check --api-key or {API_KEY_NAME}",
+    AccountBlocked: "the account has to be settled with the provider first",
+    NotFound: "check --model, and that --base-url ends in /api/v1",
+    ConnectionFailed: f"is the server running (homescope-server run)? Else pass --base-url or set {BASE_URL_NAME}",
+}
+_COLOURS = {"right": "green", "wrong": "red", "failed": "red", "skipped": "yellow", "done": "green"}
+_SHOWN_FAILURES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A batch as its command line told it.
+
+    Attributes:
+        own: files that belong to the run and are no images of it, wherever they lie.
+        min_right: the least share of known answers to be read exactly right, 0 to 1.
+        The others are the command's options.
+    """
+
+    sources: Sequence[str]
+    out: Path
+    job: Job
+    pace: Pace
+    expected: Expected
+    page: Path | None
+    own: Sequence[Path]
+    min_right: float | None = None
+    quiet: bool = False
+    show: bool = False
+    keep_going: bool = False
+    retry_failed: bool = False
+
+    def paths(self) -> Iterator[Path]:
+        """The files to look at, drawn anew at every call."""
+        beside = [self.out.with_name(self.out.name + end) for end in ("", ".ledger", ".ledger-wal", ".reserve", ".new")]
+        return walk(self.sources, [*self.own, *beside])
+
+
+async def run(session: Session, plan: Plan) -> int:
+    """A batch before a person: progress, Ctrl-C, results, page, summary.
+
+    Returns:
+        The exit code: 0, `SOME_FAILED`, `UNUSABLE` or `INTERRUPTED`.
+
+    Raises:
+        LedgerError: the results cannot be written at all.
+    """
+    began = time.monotonic()
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    _make_folder(plan.out)
+    with Ledger(plan.out, plan.job) as ledger:
+        batch = _batch(session, ledger, plan, console)
+        stopped = await _asked(batch, plan, console)
+        summary = _summary(ledger, plan, console)
+        failures = list(islice((record for record in ledger.records() if isinstance(record, Failed)), _SHOWN_FAILURES))
+    code = _outcome(batch, summary, plan, stopped)
+    if not plan.quiet or code:
+        _tell(_lines(batch, summary, plan, failures, time.monotonic() - began))
+    if stopped is not None:
+        complain(stopped)
+    return code
+
+
+def complain(error: HomescopeError) -> int:
+    """One line for a person on standard error, and the exit code that goes with it."""
+    request = f"request {error.request_id}" if error.request_id else ""
+    parts = [error.message.rstrip("."), _ADVICE.get(type(error), ""), request]
+    line = Text.assemble(("error: ", "bold red"), "; ".join(filter(None, parts)))
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(line)
+    settled = isinstance(error, ConfigurationError | ConnectionFailed | UnusableImage | LedgerError)
+    return UNUSABLE if settled or error.fatal else SOME_FAILED
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the folder {out.parent} cannot be made: {error.strerror}") from error
+
+
+def _batch(session: Session, ledger: Ledger, plan: Plan, console: Console) -> Batch:
+    def show(record: Record, resumed: bool) -> None:
+        if plan.show:
+            console.print(_shown(record, plan.expected))
+
+    return Batch(
+        session,
+        plan.job,
+        ledger,
+        pace=plan.pace,
+        keep_going=plan.keep_going,
+        retry_failed=plan.retry_failed,
+        on_record=show,
+    )
+
+
+def _shown(record: Record, expected: Expected) -> Text:
+    words = record.answer if isinstance(record, Done) else record.reason
+    verdict = kind(record, expected)
+    return Text.assemble((f"{verdict:7}", _COLOURS[verdict]), f" {record.file}  ", (" ".join(words.split()), "dim"))
+
+
+async def _asked(batch: Batch, plan: Plan, console: Console) -> HomescopeError | None:
+    """Runs the batch to its end. What ended it early is returned, so that the results are written all the same."""
+    progress = Progress(batch, console, lambda: sum(1 for _ in plan.paths()))
+    try:
+        with _interruptible(batch, console):
+            if plan.quiet:
+                await batch.run(plan.paths())
+            else:
+                async with progress.shown():
+                    await batch.run(plan.paths())
+    except HomescopeError as error:
+        return error
+    return None
+
+
+@contextmanager
+def _interruptible(batch: Batch, console: Console) -> Iterator[None]:
+    """The first Ctrl-C lets finish what is in flight, the second drops it."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def interrupt() -> None:
+        if batch.stopping and task is not None:
+            task.cancel()
+            return
+        batch.stop()
+        if not console.is_terminal:
+            console.print(f"stopping: finishing {batch.pace.active} in flight, Ctrl-C again drops them")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _summary(ledger: Ledger, plan: Plan, console: Console) -> Summary:
+    if plan.page is not None:
+        try:
+            return write_page(plan.page, ledger.records, plan.job, plan.expected)
+        except OSError as error:
+            console.print(f"the page {plan.page} could not be written: {error.strerror}; the results are in {plan.out}")
+    return summarise(ledger.records(), plan.expected)
+
+
+def _outcome(batch: Batch, summary: Summary, plan: Plan, stopped: HomescopeError | None) -> int:
+    totals = batch.totals
+    if stopped is not None or totals.ended == totals.skipped > 0:
+        return UNUSABLE
+    if batch.stopping:
+        return INTERRUPTED
+    too_few = plan.min_right is not None and summary.score.share < plan.min_right
+    return SOME_FAILED if totals.failed or too_few else 0
+
+
+def _tell(lines: Iterable[str | Text]) -> None:
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    for line in lines:
+        out.print(line)
+
+
+def _lines(
+    batch: Batch, summary: Summary, plan: Plan, failures: Sequence[Failed], seconds: float
+) -> Iterator[str | Text]:
+    totals = batch.totals
+    before = f" ({totals.resumed} of them in an earlier run)" if totals.resumed else ""
+    counts = f"{totals.done} done, {totals.failed} failed, {totals.skipped} skipped{before}"
+    tokens = f"{totals.usage.input_tokens:,} tokens in, {totals.usage.output_tokens:,} out"
+    yield f"{totals.ended} images: {counts}; {duration(seconds)}; {tokens}"
+    yield from (f"failed:  {failure.file}: {failure.reason}" for failure in failures)
+    yield from _problems(batch, summary, plan)
+    if summary.score.total:
+        colour = "green" if summary.score.share >= (plan.min_right or 1) else "red"
+        yield Text(f"{summary.score.right}/{summary.score.total} charts read exactly right", style=f"bold {colour}")
+    yield f"results: {plan.out}"
+    if plan.page is not None and plan.page.exists():
+        yield f"page:    {plan.page}"
+
+
+def _problems(batch: Batch, summary: Summary, plan: Plan) -> Iterator[str]:
+    totals, score = batch.totals, summary.score
+    if totals.failed:
+        yield "failed ones are asked again when you run the same command again" + (
+            "" if plan.retry_failed else " (--retry-failed: also those whose answer did not fit the schema)"
+        )
+    if totals.ended == totals.skipped > 0:
+        yield f"none of the {totals.skipped} files is an image that can be sent; the reasons are in {plan.out}"
+    if plan.min_right is not None and score.share < plan.min_right:
+        yield f"fewer than {plan.min_right:.0%} are exactly right" if score.total else "no known answer for any image"
+    if batch.stopping:
+        yield "stopped early: run the same command again to go on, what is answered is not asked again"
