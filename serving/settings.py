@@ -27,27 +27,39 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    data: Folder = Field(Path("~/.homescope"), validate_default=True, description="the one folder that holds state")
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    engine_urls: Names = Field((), description="a running vLLM to use; none starts the embedded engine")
-    engine_key: SecretStr | None = Field(None, description="API key that the engine asks for, if it does")
-    model: str | None = Field(None, description="folder or hub name for the embedded engine; default: what fits")
-    model_aliases: Names = Field((), description="further model names to answer to")
-    max_output_tokens: int = Field(32_768, ge=1, description="largest max_tokens accepted")
-    max_in_flight: int = Field(256, ge=1, description="generations given to the engine at a time")
-    max_queued: int = Field(512, ge=0, description="generations that wait for a place; more are refused with 429")
-    queue_timeout: float = Field(60, gt=0, description="seconds that a generation waits for a place at most")
-    request_timeout: float = Field(300, gt=0, description="seconds that a request may take; then the answer is cut")
-    drain_timeout: int = Field(30, ge=0, description="seconds that running requests get to finish at a stop")
-    max_body_bytes: int = Field(67_108_864, ge=1024, description="largest request body")
-    max_images: int = Field(250, ge=0, description="images in one request")
-    max_image_bytes: int = Field(20_971_520, ge=1024, description="largest data URI of an image, in characters")
-    max_image_pixels: int = Field(89_478_485, ge=100, description="largest image, width times height")
-    output_text: bool = Field(True, description="non-streaming multimodal answers also carry output.text")
-    strict_paths: bool = Field(False, description="answer the text-generation path with `url error`, as the cloud does")
-    log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    data: Folder = Field(
+        default=Path("~/.homescope"), validate_default=True, description="the one folder that holds state"
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    engine_urls: Names = Field(default=(), description="a running vLLM to use; none starts the embedded engine")
+    engine_key: SecretStr | None = Field(default=None, description="API key that the engine asks for, if it does")
+    model: str | None = Field(
+        default=None, description="folder or hub name for the embedded engine; default: what fits"
+    )
+    model_aliases: Names = Field(default=(), description="further model names to answer to")
+    max_output_tokens: int = Field(default=32_768, ge=1, description="largest max_tokens accepted")
+    max_in_flight: int = Field(default=256, ge=1, description="generations given to the engine at a time")
+    max_queued: int = Field(
+        default=512, ge=0, description="generations that wait for a place; more are refused with 429"
+    )
+    queue_timeout: float = Field(default=60, gt=0, description="seconds that a generation waits for a place at most")
+    request_timeout: float = Field(
+        default=300, gt=0, description="seconds that a request may take; then the answer is cut"
+    )
+    drain_timeout: int = Field(default=30, ge=0, description="seconds that running requests get to finish at a stop")
+    max_body_bytes: int = Field(default=67_108_864, ge=1024, description="largest request body")
+    max_images: int = Field(default=250, ge=0, description="images in one request")
+    max_image_bytes: int = Field(default=20_971_520, ge=1024, description="largest data URI of an image, in characters")
+    max_image_pixels: int = Field(default=89_478_485, ge=100, description="largest image, width times height")
+    output_text: bool = Field(default=True, description="non-streaming multimodal answers also carry output.text")
+    strict_paths: bool = Field(
+        default=False, description="answer the text-generation path with `url error`, as the cloud does"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level that is logged"
+    )
 
     @property
     def served_models(self) -> tuple[str, ...]:

@@ -143,10 +143,7 @@ def _ends_properly(content: ImageContent) -> bool:
     if content.format == "JPEG":
         complete = content.data.rfind(b"\xff\xd9") > content.data.rfind(b"\xff\xda") > 0
         return _check(complete, "the JPEG ends before its end-of-image marker")
-    if content.format == "WEBP":
-        complete = len(content.data) >= 8 + int.from_bytes(content.data[4:8], "little")
-        return _check(complete, "the WEBP is shorter than its header says")
-    return False
+    return content.format == "WEBP"  # libwebp refuses a short file as soon as it is opened
 
 
 def _check(complete: bool, detail: str) -> bool:

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from serving.access.keys import KeyStore
+from serving.app import create_app
+from serving.settings import Settings
+from serving.storage import database
+from tests.fakes import FakeEngine
+
+PATH = "/api/v1/services/aigc/multimodal-generation/generation"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Override by a fixture of the same name, or by indirect parameters, where a test is about one of them."""
+    return Settings(data=tmp_path / "data")
+
+
+@pytest.fixture
+async def key(settings: Settings) -> str:
+    records = database.at(settings.data)
+    await database.create_tables(records, settings.data)
+    secret = await KeyStore(records).create("test")
+    await records.dispose()
+    return secret
+
+
+@pytest.fixture
+async def app(settings: Settings, engine: FakeEngine) -> AsyncGenerator[Starlette, None]:
+    app = create_app(settings, engine)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def client(app: Starlette, key: str) -> AsyncGenerator[httpx.AsyncClient, None]:
+    """A client of the app in the same process. It sees whole bodies only: what is about time needs `server`."""
+    transport = httpx.ASGITransport(app)
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server on a real socket. `url` has no path."""
+
+    url: str
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncGenerator[str, None]:
+    """The app under uvicorn on a free port, in the loop of the test, so that both can share events. Yields the URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def server(settings: Settings, engine: FakeEngine, key: str) -> AsyncGenerator[Server, None]:
+    async with listening(create_app(settings, engine)) as url:
+        yield Server(url, key)

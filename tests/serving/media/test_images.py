@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import struct
+import zlib
+
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.errors import InvalidImage, InvalidRequest
+from serving.generation import Image
+from serving.media import images
+from serving.media.images import Limits
+from tests.serving.wire import data_uri, picture
+
+LIMITS = Limits(uri_chars=3_000_000)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, payload: bytes = b"") -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return images.PNG_SIGNATURE + header + chunk(b"IDAT", payload) + chunk(b"IEND", b"")
+
+
+async def resolve(data: bytes, media_type: str = "image/png", limits: Limits = LIMITS) -> Image:
+    return await images.resolve(Image(data_uri(data, media_type)), limits)
+
+
+@pytest.mark.parametrize("form", images.FORMATS)
+async def test_every_format_is_known_by_its_bytes(form: str) -> None:
+    data = picture(form, (64, 48))
+    content = (await resolve(data, "image/anything")).content
+    assert content is not None
+    assert (content.format, content.width, content.height, content.data) == (form, 64, 48, data)
+
+
+async def test_a_plain_data_uri_is_passed_on_as_it_is() -> None:
+    image = Image(data_uri(picture()))
+    assert (await images.resolve(image, LIMITS)).reference is image.reference
+
+
+async def test_another_header_or_wrapped_base64_is_made_plain() -> None:
+    plain = data_uri(picture())
+    payload = plain.partition(",")[2]
+    wrapped = "data:;charset=x;base64," + "\n".join(payload[at : at + 76] for at in range(0, len(payload), 76))
+    assert (await images.resolve(Image(wrapped), LIMITS)).reference == plain
+
+
+async def test_the_digest_is_of_the_bytes() -> None:
+    content = (await resolve(b"GIF89a" + picture("GIF")[6:])).content
+    assert content is not None
+    assert len(content.digest) == 64
+
+
+@pytest.mark.parametrize("side", [(10, 10), (200, 10), (10, 2000)])
+async def test_sizes_at_the_limit_pass(side: tuple[int, int]) -> None:
+    await resolve(picture("PNG", side))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "The file format is illegal and cannot be opened. [the image has 0 bytes]"),
+        (b"year,revenue\n2023,12\n", "The file format is illegal and cannot be opened. [21 bytes that are none of PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "The file format is illegal and cannot be opened. ["),
+        (images.PNG_SIGNATURE, "The file format is illegal and cannot be opened. ["),
+        (picture()[:-20], "The file format is illegal and cannot be opened. [the PNG ends before its IEND chunk]"),
+        (picture("JPEG")[:-20], "The file format is illegal and cannot be opened. [the JPEG ends before its end-of"),
+        (picture("JPEG")[:100], "The file format is illegal and cannot be opened. [the JPEG ends before its frame"),
+        (picture("WEBP")[:-20], "The file format is illegal and cannot be opened. ["),
+        (picture("BMP")[:-20], "The file format is illegal and cannot be opened. [the BMP does not decode"),
+        (picture("TIFF")[:200], "The file format is illegal and cannot be opened. ["),
+        (png(9, 9), "[height:9 or width:9 must be larger than 10]"),
+        (png(50_000, 1), "[height:1 or width:50000 must be larger than 10]"),
+        (png(3000, 10), "[absolute aspect ratio must be smaller than 200, got 300.0]"),
+        (
+            png(20_000, 20_000, bytes(1_000_000)),
+            "[height:20000 times width:20000 is 400000000 pixels, must be at most 89478485]",
+        ),
+    ],
+)
+async def test_what_is_no_usable_image_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidImage) as raised:
+        await resolve(data)
+    assert message in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("", "An image is a data URI"),
+        ("chart.png", "An image is a data URI"),
+        ("file:///etc/passwd", "An image is a data URI"),
+        ("data:image/png,abc", "An image is a data URI"),
+        ("data:image/png;base64", "An image is a data URI"),
+        ("data:image/png;base64,not base64!", "is not base64"),
+        ("data:image/png;base64,图片", "is not base64"),
+        ("https://example.com/a.png", "does not fetch https:// images yet; send the image as a data URI"),
+        ("oss://bucket/a.png", "does not fetch oss:// images yet"),
+    ],
+)
+async def test_what_is_no_data_uri_is_refused(reference: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        await images.resolve(Image(reference), LIMITS)
+    assert raised.value.message.startswith("The provided URL does not appear to be valid. Ensure it is correctly form")
+    assert message in raised.value.message
+
+
+async def test_too_many_bytes_name_the_limit_and_the_length() -> None:
+    uri = data_uri(bytes(1000))
+    with pytest.raises(InvalidRequest, match=f"per data-uri item : 1024, got {len(uri)}"):
+        await images.resolve(Image(uri), Limits(uri_chars=1024))
+
+
+async def test_verify_finds_pixels_that_do_not_decode() -> None:
+    image = await resolve(png(64, 64, b"not deflated"))
+    with pytest.raises(InvalidImage, match="the PNG does not decode"):
+        await images.verify([image])
+
+
+async def test_verify_passes_what_decodes() -> None:
+    await images.verify([await resolve(picture(form)) for form in images.FORMATS])
+
+
+async def test_a_jpeg_with_a_thumbnail_inside_is_whole_only_with_its_own_end() -> None:
+    whole = picture("JPEG")
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(whole) + 2) + whole
+    nested = whole[:2] + thumbnail + whole[2:]
+    await resolve(nested)
+    with pytest.raises(InvalidImage, match="end-of-image"):
+        await resolve(nested[:-2])
+
+
+@given(st.data())
+def test_cut_and_bent_files_are_probed_or_refused(data: st.DataObject) -> None:
+    original = bytearray(picture(data.draw(st.sampled_from(images.FORMATS))))
+    for at in data.draw(st.lists(st.integers(0, len(original) - 1), max_size=8)):
+        original[at] = data.draw(st.integers(0, 255))
+    cut = bytes(original[: data.draw(st.integers(0, len(original)))])
+    try:
+        content = images.probe(cut, LIMITS)
+    except InvalidImage:
+        return
+    assert content.width * content.height <= LIMITS.pixels
+    assert content.format in images.FORMATS
+
+
+def test_the_limit_is_not_above_what_pillow_opens() -> None:
+    assert PIL.Image.MAX_IMAGE_PIXELS is not None
+    assert Limits().pixels <= PIL.Image.MAX_IMAGE_PIXELS

@@ -1,0 +1,49 @@
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from serving import errors
+from serving.errors import Overloaded, ServingError
+
+
+def leaves(kind: type[ServingError] = ServingError) -> Iterator[type[ServingError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from leaves(child)
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    drawn = [line for line in (errors.__doc__ or "").splitlines() if line.strip()]
+    named = {line.replace("─", " ").replace("├", " ").replace("└", " ").replace("│", " ").split()[0] for line in drawn}
+    assert named == {kind.__name__ for kind in leaves()}
+    for kind in leaves():
+        if kind is ServingError:
+            continue
+        (line,) = [line for line in drawn if f" {kind.__name__} " in line]
+        assert f" {kind.status} {kind.code}" in line
+        assert line.endswith("retryable") == kind.retryable
+
+
+@pytest.mark.parametrize("kind", list(leaves()))
+def test_every_error_says_what_happened(kind: type[ServingError]) -> None:
+    assert kind.message
+    assert kind.__doc__
+    assert 400 <= kind.status < 600
+
+
+def test_json_has_three_keys_and_code_first() -> None:
+    body = errors.to_json(Overloaded("busy"), "id-1")
+    assert body == b'{"code":"Throttling","message":"busy","request_id":"id-1"}'
+
+
+def test_an_error_frame_carries_the_status_and_the_same_body() -> None:
+    frame = errors.to_sse(Overloaded("busy"), "id-1", 3)
+    head, data = frame.split(b"data:")
+    assert head == b"id:3\nevent:error\n:HTTP_STATUS/429\n"
+    assert json.loads(data) == {"code": "Throttling", "message": "busy", "request_id": "id-1"}
+
+
+def test_retry_after_leaves_as_a_header() -> None:
+    assert Overloaded(retry_after=2).headers == {"retry-after": "2"}
+    assert Overloaded().headers == {}
