@@ -46,9 +46,3 @@ def charts(tmp_path: Path) -> Folder:
         return folder
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DASHSCOPE_HTTP_BASE_URL", "DASHSCOPE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from client.errors import InvalidRequest, ServerError, Throttled
+from client.pace import Pace
+
+
+async def use(pace: Pace, error: Exception | None = None) -> None:
+    async with pace.slot():
+        if error is not None:
+            raise error
+
+
+async def test_no_more_than_the_limit_at_once() -> None:
+    pace, most = Pace(3), 0
+
+    async def one() -> None:
+        nonlocal most
+        async with pace.slot():
+            most = max(most, pace.active)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(one() for _ in range(20)))
+    assert (most, pace.active) == (3, 0)
+
+
+async def test_a_fixed_pace_stays() -> None:
+    pace = Pace(3)
+    for error in (None, Throttled("x"), ServerError("x")):
+        await asyncio.gather(use(pace, error), return_exceptions=True)
+    assert pace.limit == 3
+
+
+async def test_one_more_after_each_full_round() -> None:
+    pace = Pace.auto(start=4, ceiling=64)
+    for _ in range(5):
+        await use(pace)
+    assert pace.limit == 5
+
+
+async def test_never_above_the_ceiling() -> None:
+    pace = Pace.auto(start=2, ceiling=3)
+    for _ in range(50):
+        await use(pace)
+    assert pace.limit == 3
+
+
+@pytest.mark.parametrize("error", [Throttled("x"), ServerError("x")])
+async def test_fewer_when_the_server_has_enough(error: Exception) -> None:
+    pace = Pace.auto(start=10)
+    with pytest.raises(type(error)):
+        await use(pace, error)
+    assert pace.limit == 7
+
+
+async def test_an_error_of_the_request_says_nothing_about_the_pace() -> None:
+    pace = Pace.auto(start=10)
+    with pytest.raises(InvalidRequest):
+        await use(pace, InvalidRequest("x"))
+    assert pace.limit == 10
+
+
+async def test_one_round_of_refusals_is_one_signal() -> None:
+    pace, all_in_flight = Pace.auto(start=10), asyncio.Barrier(10)
+
+    async def one() -> None:
+        async with pace.slot():
+            await all_in_flight.wait()
+            raise Throttled("x")
+
+    await asyncio.gather(*(one() for _ in range(10)), return_exceptions=True)
+    assert pace.limit == 7
+
+
+async def test_never_below_one() -> None:
+    pace = Pace.auto(start=2)
+    for _ in range(20):
+        await asyncio.gather(use(pace, Throttled("x")), return_exceptions=True)
+    assert pace.limit == 1
+    await use(pace)
