@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+
+KEPT_LOGS = 5
+
+STAGES = (
+    (re.compile(r"non-default args"), "reading the model's configuration"),
+    (re.compile(r"Initializing a V1 LLM engine"), "starting the engine"),
+    (re.compile(r"Starting to load model|Downloading|Time spent downloading"), "loading the weights"),
+    (re.compile(r"Loading weights took|Model loading took"), "preparing the cache and warming up"),
+    (
+        re.compile(r"Dynamo bytecode|Compiling a graph|Capturing CUDA graphs|AOT compil"),
+        "compiling, kept for the next start",
+    ),
+    (re.compile(r"Starting vLLM server"), "opening the port"),
+)
+"""Lines of vLLM's log that open a stage, in the order of a start."""
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One line about the engine for whoever watches it start."""
+
+    state: State
+    message: str
+    elapsed_s: float
+    """Since this start began."""
+    expected_s: float
+    """What a whole start takes on a machine like this one."""
+
+
+class Stages:
+    """Which stage of its start vLLM's log has reached; a stage is reported once, and none after a later one."""
+
+    def __init__(self) -> None:
+        self._reached = 0
+
+    def of(self, line: str) -> str | None:
+        """The stage that `line` opens."""
+        for number, (opening, stage) in enumerate(STAGES[self._reached :], self._reached + 1):
+            if opening.search(line):
+                self._reached = number
+                return stage
+        return None
+
+
+class LogFile:
+    """The log of the running engine: `engine.log` in a folder, those of earlier starts beside it as `engine.1.log`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "engine.log"
+        self._read = 0
+        self._rest = b""
+
+    def rotate(self) -> None:
+        """Makes room for a new start. Raises OSError where the folder cannot be written."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        names = [self.path, *(self.path.with_name(f"engine.{n}.log") for n in range(1, KEPT_LOGS))]
+        for newer, older in reversed(list(pairwise(names))):
+            if newer.exists():
+                newer.replace(older)
+        self.path.touch(mode=0o600)
+        self._read, self._rest = 0, b""
+
+    def new_lines(self) -> Iterator[str]:
+        """The lines written since the last call; an unfinished one waits for its end."""
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            text = file.read()
+        self._read += len(text)
+        *lines, self._rest = (self._rest + text).split(b"\n")
+        return (line.decode(errors="replace") for line in lines)
+
+    def tail(self, limit: int = 262_144) -> list[str]:
+        """The last lines, at most `limit` bytes of them."""
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - limit))
+            return file.read().decode(errors="replace").splitlines()
+
+
+PREFIX = re.compile(r"^(\(\S+ pid=\d+\) )?(?:(?:ERROR|WARNING|INFO|CRITICAL) \d\S* \S+ (?:\[[^\]]*\] ?)?)?")
+FAILURE = re.compile(r"^\s*(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)\b.*|.*\berror: .*|^Fatal .*|^Killed.*")
+CONSEQUENCE = re.compile(r"Engine core initialization failed|EngineDeadError|WorkerProc initialization failed")
+
+
+def last_words(lines: Iterable[str], limit: int = 4) -> list[str]:
+    """The lines that say why an engine died: its errors without what only follows from them, else its last lines."""
+    plain = [PREFIX.sub("", line).strip() for line in lines]
+    plain = [line for line in plain if line]
+    errors = [line for line in plain if FAILURE.match(line)]
+    causes = [line for line in errors if not CONSEQUENCE.search(line)]
+    return [line[:300] for line in list(dict.fromkeys(causes or errors or plain))[-limit:]]
