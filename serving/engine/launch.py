@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from serving.engine.diagnosis import PORT_TAKEN, Diagnosis, diagnose
+from serving.engine.orphans import PARENT_PID
 from serving.engine.plan import LaunchError, LaunchPlan
 from serving.engine.progress import LogFile, Progress, Stages, State
 
@@ -43,6 +44,9 @@ class Restarts:
     """A ready engine that answers no health check for so long is ended."""
     stop_within_s: float = 15.0
     """Between SIGTERM and SIGKILL."""
+
+    def delay_s(self, deaths: int) -> float:
+        return min(self.max_delay_s, self.first_delay_s * 2.0 ** (deaths - 1))
 
 
 class Launcher:
@@ -162,7 +166,7 @@ class Launcher:
         self._report(State.STARTING, f"starting vLLM: {self.plan.summary}")
 
     def _environment(self) -> dict[str, str]:
-        changes = {**self.plan.env, "VLLM_API_KEY": self.api_key, "ENGINE_PARENT_PID": str(os.getpid())}
+        changes = {**self.plan.env, "VLLM_API_KEY": self.api_key, PARENT_PID: str(os.getpid())}
         environment = {name: value for name, value in os.environ.items() if name not in changes}
         source = Path(__file__).parents[2]
         if "site-packages" not in source.parts:  # run from a source tree, which need not be installed
@@ -181,7 +185,7 @@ class Launcher:
             diagnosis = diagnose(self.log.tail(), returncode)
             if self._hopeless(diagnosis, deaths):
                 return self._give_up(diagnosis, deaths)
-            delay = min(self._restarts.max_delay_s, self._restarts.first_delay_s * 2 ** (deaths - 1))
+            delay = self._restarts.delay_s(deaths)
             self._report(State.RESTARTING, f"the engine died: {diagnosis.cause}; starting it again in {delay:.0f} s")
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))
             try:

@@ -6,47 +6,15 @@ here on import holds in all of them.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import importlib.util
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
-PARENT = "ENGINE_PARENT_PID"
-VISION_OPERATORS = ("nms", "qnms")
-
-_kept: list[Any] = []
-"""The operators live as long as the library object that defined them."""
-
-
-def die_with_parent() -> None:
-    """Has the kernel end this process when the one that started it ends, however it ended (Linux only)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if __name__ == "__main__" and os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
-        sys.exit("the process that started this engine is gone")
-
-
-def define_missing_vision_operators() -> None:
-    """torchvision from PyPI links its operators to CUDA, so they do not load into a CPU build of torch, and its import
-    fails where it registers their gradients. Image processing calls none of them: their schemas are enough."""
-    torchvision = importlib.util.find_spec("torchvision")
-    if torchvision is None or torchvision.origin is None:
-        return
-    torch: Any = importlib.import_module("torch")
-    try:
-        torch.ops.load_library(next(Path(torchvision.origin).parent.glob("_C*.so")))
-    except (OSError, StopIteration):
-        library = torch.library.Library("torchvision", "DEF")
-        for name in VISION_OPERATORS:
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
+from serving.engine import vision_operators
+from serving.engine.orphans import PARENT_PID, die_with_parent
 
 
 def inspect_in_process(model: str) -> None:
@@ -72,8 +40,9 @@ def main() -> None:
     entry.main()
 
 
-die_with_parent()
-define_missing_vision_operators()
+if __name__ in ("__main__", "__mp_main__"):
+    die_with_parent(int(os.environ[PARENT_PID]) if __name__ == "__main__" and PARENT_PID in os.environ else None)
+    vision_operators.define_missing()
 
 if __name__ == "__main__":
     main()
