@@ -25,7 +25,8 @@ THUMBNAIL = (760, 560)
 
 _MAX_PIXELS = 50_000_000
 _ORDER = ("failed", "wrong", "skipped", "done", "right")
-_UNKNOWN = object()
+_LINE = 60
+_UNKNOWN, _MISSING = object(), object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,49 +188,57 @@ def _content(record: Record, expected: Expected) -> str:
         return f'<p class="reason">{escape(record.reason)}</p>'
     reason = f'<p class="reason">{escape(record.reason)}</p>' if isinstance(record, Failed) else ""
     known = expected.get(record.file, _UNKNOWN)
-    sections = [] if record.answer is None else [_section("Answer", _answer(record.answer, known))]
+    value = _value(record.answer)
+    sections = [] if record.answer is None else [_section("Answer", _answer(record.answer, value, known))]
     if known is not _UNKNOWN and not expected.right(record):
-        sections.append(_section("Expected", f"<pre>{_json(known)}</pre>"))
+        sections.append(_section("Expected", f"<pre>{_json(known, value)}</pre>"))
     return f'{reason}<div class="pair">{"".join(sections)}</div>'
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h3>{title}</h3>{content}</section>"
+    return f'<section class="{title.lower()}"><h3>{title}</h3>{content}</section>'
 
 
-def _answer(text: str, known: Any) -> str:
+def _value(answer: str | None) -> Any:
+    """The object or array in an answer; a lone number in a sentence is left in its sentence."""
     try:
-        value = json_in(text)
+        value = json_in(answer or "")
     except (ValueError, RecursionError):
-        value = _UNKNOWN
-    if isinstance(value, dict | list):
-        return f"<pre>{_json(value, known)}</pre>"
-    return f'<pre class="words">{escape(text)}</pre>'
+        return _UNKNOWN
+    return value if isinstance(value, dict | list) else _UNKNOWN
 
 
-def _json(value: Any, known: Any = _UNKNOWN, indent: str = "") -> str:
-    """A JSON value as HTML, one line per key, what differs from `known` marked."""
+def _answer(text: str, value: Any, known: Any) -> str:
+    if value is _UNKNOWN:
+        return f'<pre class="words">{escape(text)}</pre>'
+    return f"<pre>{_json(value, known)}</pre>"
+
+
+def _json(value: Any, other: Any = _UNKNOWN, indent: str = "") -> str:
+    """A JSON value as HTML, on one line where it fits, what differs from `other` marked."""
     inner = indent + "  "
-    if isinstance(value, dict) and value:
-        lines = (f"{inner}{_leaf(key)}: {_json(item, _at(known, key), inner)}" for key, item in value.items())
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        lines = (f"{inner}{_json(item, _at(known, at), inner)}" for at, item in enumerate(value))
-        return "[\n" + ",\n".join(lines) + f"\n{indent}]"
-    if isinstance(value, list):
-        return "[" + ", ".join(_json(item, _at(known, at), inner) for at, item in enumerate(value)) + "]"
-    leaf = _leaf(value)
-    return leaf if known is _UNKNOWN or same(value, known) else f"<mark>{leaf}</mark>"
+    if isinstance(value, dict):
+        items = [f"{_leaf(key)}: {_json(item, _at(other, key), inner)}" for key, item in value.items()]
+    elif isinstance(value, list):
+        items = [_json(item, _at(other, at), inner) for at, item in enumerate(value)]
+    else:
+        leaf = _leaf(value)
+        return leaf if other is _UNKNOWN or same(value, other) else f"<mark>{leaf}</mark>"
+    before, after = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    flat = isinstance(value, list) and not any(isinstance(item, dict | list) for item in value)
+    if flat or len(indent) + len(json.dumps(value, ensure_ascii=False)) <= _LINE:
+        return before + ", ".join(items) + after
+    return f"{before}\n" + ",\n".join(inner + item for item in items) + f"\n{indent}{after}"
 
 
 def _leaf(value: Any) -> str:
     return escape(json.dumps(value, ensure_ascii=False), quote=False)
 
 
-def _at(known: Any, place: str | int) -> Any:
-    """What is known at that place; None, which nothing but null equals, where the place itself is not expected."""
-    if known is _UNKNOWN:
+def _at(other: Any, place: str | int) -> Any:
+    """What stands at that place in the other value; `_MISSING`, which nothing equals, where there is no such place."""
+    if other is _UNKNOWN:
         return _UNKNOWN
-    if isinstance(known, dict) and isinstance(place, str):
-        return known.get(place)
-    return known[place] if isinstance(known, list) and isinstance(place, int) and place < len(known) else None
+    if isinstance(other, dict) and isinstance(place, str):
+        return other.get(place, _MISSING)
+    return other[place] if isinstance(other, list) and isinstance(place, int) and place < len(other) else _MISSING

@@ -207,7 +207,7 @@ def _lines(
     before = f" ({totals.resumed} of them in an earlier run)" if totals.resumed else ""
     counts = f"{totals.done} done, {totals.failed} failed, {totals.skipped} skipped{before}"
     tokens = f"{totals.usage.input_tokens:,} tokens in, {totals.usage.output_tokens:,} out"
-    yield f"{totals.ended} images: {counts}; {duration(seconds)}; {tokens}"
+    yield f"{totals.ended} files: {counts}; {duration(seconds)}; {tokens}"
     yield from (f"failed:  {failure.file}: {failure.reason}" for failure in failures)
     yield from _problems(batch, summary, plan)
     if summary.score.total:
@@ -221,8 +221,9 @@ def _lines(
 def _problems(batch: Batch, summary: Summary, plan: Plan) -> Iterator[str]:
     totals, score = batch.totals, summary.score
     if totals.failed:
-        yield "failed ones are asked again when you run the same command again" + (
-            "" if plan.retry_failed else " (--retry-failed: also those whose answer did not fit the schema)"
+        unfit = plan.job.schema is not None and not plan.retry_failed
+        yield "run the same command again to ask the failed ones again" + (
+            "; with --retry-failed also those whose answer did not fit the schema" if unfit else ""
         )
     if totals.ended == totals.skipped > 0:
         yield f"none of the {totals.skipped} files is an image that can be sent; the reasons are in {plan.out}"
