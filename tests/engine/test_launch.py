@@ -74,7 +74,7 @@ async def test_fetches_nothing(client: httpx.AsyncClient) -> None:
     assert "must be from one of the allowed domains" in refused.text
 
 
-async def test_is_one_process_group_on_the_loopback_alone(launcher: Launcher) -> None:
+def test_is_one_process_group_on_the_loopback_alone(launcher: Launcher) -> None:
     assert launcher.pid is not None
     assert os.getpgid(launcher.pid) == launcher.pid != os.getpgid(0)
     port = httpx.URL(launcher.base_url).port
