@@ -1,0 +1,157 @@
+import argparse
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from serving.demo.charts import write_samples
+
+READ_ALL = "提取图中数据，以JSON格式输出。"
+DESCRIBE = "请分析这张图表，提取公司近三年的营收数据和同比增长率，并判断增长趋势。"
+READY_WITHIN_S = 600
+STOP_WITHIN_S = 30
+
+console = Console(highlight=False)
+
+
+class DemoError(Exception):
+    """A step of the demo failed; the text says which and what to do."""
+
+
+def command(name: str) -> str:
+    """The script `name` of the environment that runs this demo."""
+    return str(Path(sys.executable).parent / name)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def shown(name: str, *arguments: str) -> None:
+    words = [f'"{word}"' if " " in word or "，" in word else word for word in arguments]
+    console.print(f"\n[bold green]$[/] [bold]{name} {' '.join(words)}[/]")
+
+
+async def output_of(name: str, *arguments: str, env: dict[str, str]) -> str:
+    child = await asyncio.create_subprocess_exec(
+        command(name), *arguments, env=env, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await child.communicate()
+    if child.returncode != 0:
+        raise DemoError(f"{name} {arguments[0]} failed with exit code {child.returncode}; its message is above.")
+    return out.decode()
+
+
+async def run_shown(name: str, *arguments: str, env: dict[str, str]) -> int:
+    shown(name, *arguments)
+    child = await asyncio.create_subprocess_exec(command(name), *arguments, env=env)
+    return await child.wait()
+
+
+async def until_ready(url: str, server: asyncio.subprocess.Process) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    async with httpx.AsyncClient(timeout=5) as client:
+        while time.monotonic() < deadline:
+            if server.returncode is not None:
+                raise DemoError(f"the server stopped with exit code {server.returncode}; its message is above.")
+            try:
+                if (await client.get(f"{url}/readyz")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # the port is not open yet
+            await asyncio.sleep(0.2)
+    raise DemoError(f"the engine was not ready after {READY_WITHIN_S} s; the log named above says why.")
+
+
+@asynccontextmanager
+async def running_server(data: Path, env: dict[str, str]) -> AsyncIterator[str]:
+    """The whole stack on a free loopback port: yields its origin once an engine can answer, stops it at the end."""
+    port = free_port()
+    arguments = ("run", "--host", "127.0.0.1", "--port", str(port))
+    shown("homescope-server", *arguments)
+    server = await asyncio.create_subprocess_exec(command("homescope-server"), *arguments, env=env)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await until_ready(url, server)
+        yield url
+    finally:
+        if server.returncode is None:
+            server.terminate()
+            try:
+                await asyncio.wait_for(server.wait(), STOP_WITHIN_S)
+            except TimeoutError:
+                server.kill()
+
+
+async def demo(folder: Path, charts: int, seed: int) -> int:
+    started = time.monotonic()
+    for old in ("charts", "data", "results.jsonl", "results.html"):
+        path = folder / old
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for ledger in folder.glob("results.jsonl*"):
+        ledger.unlink()
+    samples = folder / "charts"
+    samples.mkdir(parents=True)
+    env = os.environ | {"HOMESCOPE_DATA": str(folder / "data")}
+
+    key = (await output_of("homescope-server", "keys", "create", "--name", "demo", env=env)).strip().splitlines()[-1]
+    async with running_server(folder / "data", env) as url:
+        client_env = env | {"DASHSCOPE_HTTP_BASE_URL": f"{url}/api/v1", "DASHSCOPE_API_KEY": key.split()[-1]}
+        ready_s = time.monotonic() - started
+        await asyncio.to_thread(write_samples, samples, charts, seed)
+        console.print(f"\nDrew {charts} charts (seed {seed}) into {relative(samples)}, with what they show beside them.")
+
+        first = sorted(samples.glob("*.png"))[0]
+        await run_shown("homescope", "ask", str(relative(first)), "--prompt", DESCRIBE, "--stream", env=client_env)
+        code = await run_shown(
+            "homescope", "batch", str(relative(samples)),
+            "--prompt", READ_ALL,
+            "--out", str(relative(folder / "results.jsonl")),
+            "--expected", str(relative(samples / "expected.jsonl")),
+            "--page", str(relative(folder / "results.html")),
+            "--min-right", "0.8",
+            env=client_env,
+        )  # fmt: skip
+    total = time.monotonic() - started
+    console.print(
+        f"\nEngine ready after {ready_s:.0f} s, whole demo {total:.0f} s."
+        f"\nOpen [bold]{relative(folder / 'results.html')}[/] to see every chart beside its answer."
+        "\nKeep it running for your own programs:  make serve"
+    )
+    return code
+
+
+def relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.demo", description="Start the stack on the embedded engine and let it read charts."
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for charts, answers and the page")
+    parser.add_argument("--charts", type=int, default=20, help="how many charts to draw and ask about")
+    parser.add_argument("--seed", type=int, default=2026, help="seed of the charts")
+    options = parser.parse_args()
+    try:
+        return asyncio.run(demo(options.out.resolve(), options.charts, options.seed))
+    except DemoError as failure:
+        console.print(f"[bold red]demo:[/] {failure}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
