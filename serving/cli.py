@@ -41,11 +41,11 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...]) -> Non
     logs.set_up(chosen.log_format, chosen.log_level)
     if len(chosen.engine_urls) > 1:
         _give_up("one engine is served per server; start one homescope-server for each --engine-url")
-    listener = _listen(chosen)
-    secret = _with_keys(chosen, _first_key)
-    if secret:
-        click.echo(f"API key, shown this once: {secret}")
-    sys.exit(uvloop.run(_serve(chosen, listener)))
+    with _listen(chosen) as listener:
+        secret = _with_keys(chosen, _first_key)
+        if secret:
+            click.echo(f"API key, shown this once: {secret}")
+        sys.exit(uvloop.run(_serve(chosen, listener)))
 
 
 @main.group()

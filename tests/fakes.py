@@ -12,14 +12,15 @@ from serving.generation import Chunk, FinishReason, Generation, Usage
 class Script:
     """One answer to come: its pieces, one output token each, then how it ends.
 
-    `error` is raised after the pieces instead of a finish. `gate`, when given, is awaited before each piece and before
-    the end; set it to let the answer run.
+    `error` is raised after the pieces instead of a finish. `gate`, when given, is awaited before the end and before
+    every piece from number `gated_from` on; set it to let the answer run.
     """
 
     pieces: tuple[str, ...] = ()
     finish_reason: FinishReason = "stop"
     error: ServingError | Exception | None = None
     gate: asyncio.Event | None = None
+    gated_from: int = 1
     input_tokens: int = 10
     image_tokens: int | None = 0
     interval: float = 0.0
@@ -52,9 +53,9 @@ class FakeEngine:
         self.began.set()
         try:
             for count, piece in enumerate(script.pieces, 1):
-                await self._pause(script)
+                await self._pause(script, count)
                 yield Chunk(piece, Usage(script.input_tokens, count, script.image_tokens))
-            await self._pause(script)
+            await self._pause(script, len(script.pieces) + 1)
             if script.error is not None:
                 raise script.error
             yield Chunk("", Usage(script.input_tokens, len(script.pieces), script.image_tokens), script.finish_reason)
@@ -72,8 +73,8 @@ class FakeEngine:
     async def aclose(self) -> None:
         self.is_ready = False
 
-    async def _pause(self, script: Script) -> None:
-        if script.gate is not None:
+    async def _pause(self, script: Script, number: int) -> None:
+        if script.gate is not None and number >= script.gated_from:
             await script.gate.wait()
         if script.interval:
             await asyncio.sleep(script.interval)

@@ -1,0 +1,258 @@
+"""The endpoint as one request sees it, over a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.errors import EngineUnavailable, GenerationFailed
+from serving.settings import Settings
+from tests.fakes import FakeEngine
+from tests.serving.conftest import PATH
+from tests.serving.media.test_images import png
+from tests.serving.wire import chat, data_uri, frames, picture, user
+
+TEXT_PATH = "/api/v1/services/aigc/text-generation/generation"
+IMAGE = {"image": data_uri(picture())}
+SSE = {"x-dashscope-sse": "enable"}
+
+
+def assert_refused(response: httpx.Response, status: int, code: str, message: str) -> None:
+    """The one shape of every refusal: three keys in this order, the id in body and header, JSON."""
+    body = response.json()
+    assert list(body) == ["code", "message", "request_id"]
+    assert (response.status_code, body["code"]) == (status, code)
+    assert message in body["message"]
+    assert str(uuid.UUID(body["request_id"])) == body["request_id"] == response.headers["x-request-id"]
+    assert response.headers["content-type"] == "application/json"
+
+
+async def test_a_whole_answer(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.enqueue("Revenue ", "grew.", input_tokens=90, image_tokens=66)
+    response = await client.post(PATH, json=chat(user(IMAGE, "What happened?")))
+    body = response.json()
+    assert response.status_code == 200
+    assert list(body) == ["output", "usage", "request_id"]
+    (choice,) = body["output"]["choices"]
+    assert choice == {
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": [{"text": "Revenue grew."}]},
+    }
+    assert body["output"]["text"] == "Revenue grew."
+    assert (body["usage"]["total_tokens"], body["usage"]["image_tokens"]) == (92, 66)
+    assert body["request_id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "streams"),
+    [
+        ({}, False),
+        ({"accept": "application/json; charset=utf-8"}, False),
+        ({"accept": "*/*", "x-dashscope-sse": "disable"}, False),
+        ({"accept": "*/*", "x-dashscope-sse": "enable"}, True),
+        ({"accept": "text/event-stream"}, True),
+        ({"accept": "text/event-stream", "x-dashscope-sse": "enable"}, True),
+    ],
+)
+async def test_either_header_streams(client: httpx.AsyncClient, headers: dict[str, str], streams: bool) -> None:
+    response = await client.post(PATH, json=chat(stream=True), headers=headers)
+    assert response.headers["content-type"] == ("text/event-stream;charset=UTF-8" if streams else "application/json")
+
+
+async def test_a_stream_byte_for_byte(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.enqueue("Hi", input_tokens=9)
+    response = await client.post(PATH, json=chat(), headers=SSE)
+    request_id = response.headers["x-request-id"]
+    usage = (
+        '"usage":{"input_tokens":9,"output_tokens":1,"total_tokens":10,'
+        '"output_tokens_details":{"text_tokens":1},"input_tokens_details":{"text_tokens":9}}'
+    )
+    assert response.text == (
+        "id:1\nevent:result\n:HTTP_STATUS/200\n"
+        'data:{"output":{"choices":[{"message":{"content":[{"text":"Hi"}],"role":"assistant"},'
+        f'"finish_reason":"null"}}]}},{usage},"request_id":"{request_id}"}}\n\n'
+        "id:2\nevent:result\n:HTTP_STATUS/200\n"
+        'data:{"output":{"choices":[{"message":{"content":[],"role":"assistant"},'
+        f'"finish_reason":"stop"}}]}},{usage},"request_id":"{request_id}"}}\n\n'
+    )
+
+
+async def test_cumulative_streaming(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.enqueue("a", "b")
+    response = await client.post(PATH, json=chat(incremental_output=False), headers=SSE)
+    choices = [frame.data["output"]["choices"][0] for frame in frames(response.content)]
+    assert [choice["message"]["content"] for choice in choices] == [[{"text": "a"}], [{"text": "ab"}], [{"text": "ab"}]]
+
+
+async def test_an_empty_answer_still_has_a_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.always()
+    whole = (await client.post(PATH, json=chat())).json()
+    assert whole["output"]["choices"][0]["message"]["content"] == [{"text": ""}]
+    (frame,) = frames((await client.post(PATH, json=chat(), headers=SSE)).content)
+    assert frame.data["output"]["choices"][0] == {
+        "message": {"content": [], "role": "assistant"},
+        "finish_reason": "stop",
+    }
+
+
+async def test_the_text_path_answers_in_strings(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.always("Hello")
+    body = (await client.post(TEXT_PATH, json=chat({"role": "user", "content": "hi"}))).json()
+    assert body["output"] == {
+        "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": "Hello"}}]
+    }
+    last = frames((await client.post(TEXT_PATH, json=chat(), headers=SSE)).content)[-1]
+    assert last.data["output"]["choices"][0]["message"]["content"] == ""
+
+
+async def test_the_engine_is_asked_in_neutral_terms(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    await client.post(PATH, json=chat(user(IMAGE, "Look"), max_tokens=5, temperature=0))
+    (asked,) = engine.history
+    assert (asked.sampling.max_tokens, asked.sampling.temperature) == (5, 0.0)
+    assert asked.images[0].content is not None
+    assert asked.caller.name == "test"
+
+
+@pytest.mark.parametrize("authorization", [None, "", "Bearer sk-wrong", "Basic abc"])
+@pytest.mark.parametrize("headers", [{}, SSE])
+async def test_no_key_or_a_wrong_one(
+    client: httpx.AsyncClient, authorization: str | None, headers: dict[str, str]
+) -> None:
+    del client.headers["authorization"]
+    given = headers if authorization is None else headers | {"authorization": authorization}
+    response = await client.post(PATH, json=chat(), headers=given)
+    assert_refused(response, 401, "InvalidApiKey", "Invalid API-key provided.")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (b"{", "InvalidParameter", "Required body invalid, please check the request body format."),
+        (b'{"model":"\xff"}', "InvalidParameter", "not valid UTF-8"),
+        (b'{"input":{"messages":[{"role":"user","content":NaN}]}}', "InvalidParameter", "Required body invalid"),
+        (b'{"parameters":' + b"[" * 50_000, "InvalidParameter", "Required body invalid"),
+        (chat(model="qwen-max"), "InvalidParameter", "Model not exist."),
+        ({"input": {}}, "BadRequest.EmptyModel", 'Required parameter "model" missing from request.'),
+        ({"model": "qwen3-vl-30b"}, "BadRequest.EmptyInput", "Required input parameter missing from request."),
+        (chat(temperature=2), "InvalidParameter", "Temperature should be in [0.0, 2.0)"),
+        (chat(enable_thinking=True), "InvalidParameter.NotSupportEnableThinking", "does not support enable_thinking."),
+        (chat(user({"image": "https://example.com/a.png"})), "InvalidParameter", "does not fetch https:// images yet"),
+        (chat(user({"image": data_uri(b"a,b\n1,2\n")})), "InvalidParameter", "8 bytes that are none of PNG, JPEG"),
+        (chat(user({"image": data_uri(b"")})), "InvalidParameter", "the image has 0 bytes"),
+        (chat(user({"image": data_uri(picture()[:-9])})), "InvalidParameter", "the PNG ends before its IEND chunk"),
+        (chat(user({"image": data_uri(png(20_000, 20_000))})), "InvalidParameter", "must be at most 89478485"),
+        (chat(user({"image": 7})), "InvalidParameter", "An image is a data URI"),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, SSE])
+async def test_bad_requests(
+    client: httpx.AsyncClient, body: Any, code: str, message: str, headers: dict[str, str]
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = await client.post(PATH, content=content, headers=headers)
+    assert_refused(response, 400, code, message)
+
+
+async def test_headers_that_ask_for_what_there_is_not(client: httpx.AsyncClient) -> None:
+    asynchronous = await client.post(PATH, json=chat(), headers={"x-dashscope-async": "enable"})
+    assert_refused(asynchronous, 403, "AccessDenied", "current user api does not support asynchronous calls.")
+    encrypted = await client.post(PATH, json=chat(), headers={"x-dashscope-encryptionkey": "{}"})
+    assert_refused(encrypted, 400, "InvalidParameter", "Encrypted request bodies are not supported")
+
+
+async def test_headers_that_are_ignored(client: httpx.AsyncClient) -> None:
+    ignored = {
+        "x-dashscope-datainspection": "enable",
+        "x-dashscope-workspace": "w",
+        "x-dashscope-ossresourceresolve": "enable",
+        "x-dashscope-async": "disable",
+        "content-type": "text/event-stream",
+    }
+    assert (await client.post(PATH, json=chat(), headers=ignored)).status_code == 200
+
+
+async def test_other_methods_and_paths(client: httpx.AsyncClient) -> None:
+    assert_refused(await client.get(PATH), 400, "InvalidParameter", "Request method 'GET' is not supported.")
+    response = await client.post("/api/v1/services/aigc/nothing")
+    assert (response.status_code, response.json()["code"]) == (404, "NotFound")
+    slashed = await client.post(PATH + "/", json=chat())
+    assert slashed.status_code == 404  # never a redirect: clients would lose the body
+
+
+@pytest.mark.parametrize("headers", [{}, SSE])
+async def test_a_failure_before_the_first_chunk_is_a_real_status(
+    client: httpx.AsyncClient, engine: FakeEngine, headers: dict[str, str]
+) -> None:
+    engine.enqueue(error=EngineUnavailable(retry_after=5))
+    response = await client.post(PATH, json=chat(), headers=headers)
+    assert_refused(response, 503, "ModelUnavailable", "Model is unavailable, please try again later.")
+    assert response.headers["retry-after"] == "5"
+
+
+async def test_a_failure_after_it_is_one_error_frame(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.enqueue("Reve", error=EngineUnavailable())
+    response = await client.post(PATH, json=chat(), headers=SSE)
+    assert response.status_code == 200
+    result, error = frames(response.content)
+    assert (result.id, result.event) == (1, "result")
+    assert (error.id, error.event, error.status) == (2, "error", 503)
+    assert list(error.data) == ["code", "message", "request_id"]
+    assert error.data["request_id"] == response.headers["x-request-id"]
+
+
+async def test_a_failure_in_a_whole_answer_is_a_status(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.enqueue("Reve", error=GenerationFailed())
+    assert_refused(await client.post(PATH, json=chat()), 500, "InternalError.Algo", "inference internal error.")
+
+
+async def test_a_defect_is_a_500_without_details(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.enqueue(error=ZeroDivisionError("secret"))
+    response = await client.post(PATH, json=chat())
+    assert_refused(response, 500, "InternalError", "An internal error has occured")
+    assert "secret" not in response.text
+
+
+class TestSettings:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        changes = {"output_text": False, "strict_paths": True, "max_body_bytes": 2000, "request_timeout": 0.05}
+        return settings.model_copy(update=changes | {"model_aliases": ("ours",)})
+
+    async def test_output_text_can_be_switched_off(self, client: httpx.AsyncClient) -> None:
+        assert "text" not in (await client.post(PATH, json=chat())).json()["output"]
+
+    async def test_the_text_path_can_refuse_as_the_cloud_does(self, client: httpx.AsyncClient) -> None:
+        response = await client.post(TEXT_PATH, json=chat())
+        assert_refused(response, 400, "InvalidParameter", "url error, please check url！")
+
+    async def test_aliases(self, client: httpx.AsyncClient) -> None:
+        assert (await client.post(PATH, json=chat(model="ours"))).status_code == 200
+
+    async def test_bodies_are_limited(self, client: httpx.AsyncClient) -> None:
+        response = await client.post(PATH, json=chat(user("x" * 3000)))
+        assert_refused(response, 400, "BadRequest.TooLarge", "Payload Too Large. The request body is limited to 2000")
+
+    async def test_a_late_answer_is_cut_and_marked(self, client: httpx.AsyncClient, engine: FakeEngine) -> None:
+        engine.enqueue("a", "b", "c", interval=0.02)
+        response = await client.post(PATH, json=chat())
+        assert response.headers["x-dashscope-partialresponse"] == "true"
+        assert response.json()["output"]["choices"][0]["finish_reason"] == "length"
+        assert engine.running == 0
+
+    async def test_no_answer_in_time_is_a_timeout(self, client: httpx.AsyncClient, engine: FakeEngine) -> None:
+        engine.enqueue("a", gate=asyncio.Event())
+        assert_refused(await client.post(PATH, json=chat()), 500, "RequestTimeOut", "Request timed out")
+        assert engine.running == 0
+
+    async def test_a_late_stream_ends_with_an_error_frame(self, client: httpx.AsyncClient, engine: FakeEngine) -> None:
+        engine.enqueue("a", "b", "c", "d", interval=0.02)
+        response = await client.post(PATH, json=chat(), headers=SSE)
+        assert (frames(response.content)[-1].event, frames(response.content)[-1].data["code"]) == (
+            "error",
+            "RequestTimeOut",
+        )

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+
+from serving.app import create_app
+from serving.errors import EngineUnavailable
+from serving.settings import Settings
+from tests.fakes import FakeEngine
+
+
+async def test_probes_need_no_key(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    del client.headers["authorization"]
+    assert (await client.get("/livez")).status_code == 200
+    assert (await client.get("/readyz")).status_code == 200
+    engine.is_ready = False
+    response = await client.get("/readyz")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+    assert (await client.get("/livez")).status_code == 200
+
+
+async def test_an_engine_that_never_starts_is_told(tmp_path: Path) -> None:
+    told: asyncio.Queue[EngineUnavailable] = asyncio.Queue()
+    engine = FakeEngine(start_error=EngineUnavailable("no model"))
+    app = create_app(Settings(data=tmp_path), engine, on_engine_failure=told.put_nowait)
+    async with app.router.lifespan_context(app):
+        assert str(await told.get()) == "no model"
+
+
+async def test_the_engine_is_closed_with_the_app(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    app = create_app(Settings(data=tmp_path), engine)
+    async with app.router.lifespan_context(app):
+        assert await engine.ready()
+    assert not await engine.ready()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from serving.cli import main
+from tests.serving.conftest import PATH
+from tests.serving.wire import chat
+
+NO_ENGINE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def homescope(data: Path, *arguments: str, **env: str) -> Result:
+    return CliRunner().invoke(main, arguments, env={"HOMESCOPE_DATA": str(data)} | env, catch_exceptions=False)
+
+
+def assert_one_clear_line(done: Result, *said: str) -> None:
+    assert done.exit_code == 2, done.output
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("homescope-server: ")
+    assert all(part in line for part in said), line
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    created = homescope(tmp_path, "keys", "create", "--name", "reports")
+    secret = created.stdout.strip()
+    assert secret.startswith("sk-")
+    assert len(secret) > 40
+    listed = homescope(tmp_path, "keys", "list").stdout
+    assert "active  reports" in listed
+    assert secret[:11] in listed
+    assert secret not in listed
+    assert "(reports)" in homescope(tmp_path, "keys", "revoke", secret[:11]).stdout
+    assert "revoked" in homescope(tmp_path, "keys", "list").stdout
+    assert_one_clear_line(homescope(tmp_path, "keys", "revoke", secret[:11]), "no active key", "keys list")
+
+
+def test_an_unknown_setting(tmp_path: Path) -> None:
+    done = homescope(tmp_path, "run", HOMESCOPE_MAX_INFLIGHT="3")
+    assert_one_clear_line(done, "HOMESCOPE_MAX_INFLIGHT", "HOMESCOPE_MAX_IN_FLIGHT")
+
+
+def test_a_bad_value(tmp_path: Path) -> None:
+    assert_one_clear_line(homescope(tmp_path, "run", "--port", "99999"), "HOMESCOPE_PORT", "99999")
+
+
+def test_a_taken_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = homescope(tmp_path, "run", "--port", port, "--engine-url", NO_ENGINE)
+    assert_one_clear_line(done, f"cannot listen on 127.0.0.1:{port}", "--port")
+
+
+def test_a_data_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = homescope(tmp_path / "file" / "data", "run", "--port", "0", "--engine-url", NO_ENGINE)
+    assert_one_clear_line(done, "cannot keep state in", "HOMESCOPE_DATA")
+
+
+def test_a_data_folder_with_a_broken_database(tmp_path: Path) -> None:
+    (tmp_path / "homescope.db").write_bytes(b"not a database" * 100)
+    assert_one_clear_line(homescope(tmp_path, "keys", "list"), "cannot keep state in", "not a database")
+
+
+def test_two_engines(tmp_path: Path) -> None:
+    done = homescope(tmp_path, "run", "--engine-url", NO_ENGINE, "--engine-url", NO_ENGINE)
+    assert_one_clear_line(done, "one engine is served per server")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving", "run", "--port", "0", "--engine-url", NO_ENGINE],
+        env=os.environ | {"HOMESCOPE_DATA": str(tmp_path / "new")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.timeout(90)
+def test_it_answers_before_there_is_an_engine_and_stops_when_told(running: subprocess.Popen[str]) -> None:
+    assert running.stdout
+    assert running.stderr
+    key = running.stdout.readline().removeprefix("API key, shown this once: ").strip()
+    url = running.stderr.readline().removeprefix("homescope-server: listening on ").strip().removesuffix("/api/v1")
+    with httpx.Client(base_url=url, timeout=60) as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 503
+        refused = client.post(PATH, json=chat(), headers={"authorization": f"Bearer {key}"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "ModelUnavailable")
+        assert refused.headers["retry-after"] == "5"
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0
+    assert "Traceback" not in running.stderr.read()
