@@ -14,7 +14,6 @@ from rich.text import Text
 from client.batch import Batch
 
 PLAIN_INTERVAL = 5.0
-"""Seconds between two lines where the output is no terminal."""
 
 
 class Progress:
@@ -24,10 +23,13 @@ class Progress:
         batch: what is shown.
         console: where; its `is_terminal` decides the form.
         count: tells how many images there are, once; called in a thread, since folders can be large.
+        interval: seconds between two lines where there is no terminal.
     """
 
-    def __init__(self, batch: Batch, console: Console, count: Callable[[], int]) -> None:
-        self._batch, self._console, self._count = batch, console, count
+    def __init__(
+        self, batch: Batch, console: Console, count: Callable[[], int], *, interval: float = PLAIN_INTERVAL
+    ) -> None:
+        self._batch, self._console, self._count, self._interval = batch, console, count, interval
         self._found: int | None = None
         self._began = time.monotonic()
 
@@ -59,7 +61,7 @@ class Progress:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(PLAIN_INTERVAL)
+            await asyncio.sleep(self._interval)
             self._console.print(self.line(), highlight=False, soft_wrap=True)
 
     def line(self) -> str:
