@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
 DEFAULT_MODEL = "qwen3-vl-30b-a3b-instruct"
@@ -150,8 +150,10 @@ def state(record: Record) -> str:
 
 def to_json(record: Record) -> str:
     """One line of the results file: `file`, `state`, then the record's own fields."""
-    fields = asdict(record)
-    return json.dumps({"file": fields.pop("file"), "state": state(record)} | fields, ensure_ascii=False)
+    # asdict would copy the validated value, however large, before it is written.
+    own = {each.name: getattr(record, each.name) for each in fields(record)}
+    ordered = {"file": record.file, "state": state(record)} | own
+    return json.dumps(ordered, ensure_ascii=False, default=asdict)
 
 
 def from_json(line: str) -> Record:
@@ -160,11 +162,11 @@ def from_json(line: str) -> Record:
     Raises:
         ValueError, KeyError, TypeError: it was written by something else.
     """
-    fields = json.loads(line)
-    kind = _STATES[fields.pop("state")]
-    if "usage" in fields:
-        fields["usage"] = Usage(**fields["usage"])
-    return kind(**fields)
+    own = json.loads(line)
+    kind = _STATES[own.pop("state")]
+    if "usage" in own:
+        own["usage"] = Usage(**own["usage"])
+    return kind(**own)
 
 
 @dataclass(slots=True)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -63,6 +65,7 @@ class Session:
             headers={"Authorization": f"Bearer {_api_key(api_key or os.environ.get(API_KEY_NAME, ''))}"},
             timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            verify=_tls(),
             transport=transport,
         )
 
@@ -190,6 +193,12 @@ class Session:
                         if piece.finish_reason is not None:
                             return
         raise ConnectionLost("the answer broke off before its end")
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Once per process: reading the certificate authorities takes tens of milliseconds."""
+    return httpx.create_ssl_context()
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Event, None]:

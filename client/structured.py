@@ -72,7 +72,7 @@ def read_schema(path: Path) -> dict[str, Any]:
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises ConfigurationError where `schema` is not valid JSON Schema."""
     try:
-        validator_for(schema).check_schema(dict(schema))
+        _validator(json.dumps(schema))
     except jsonschema.SchemaError as error:
         raise ConfigurationError(f"not a valid JSON Schema: {error.message} at {error.json_path}") from error
 
@@ -109,6 +109,10 @@ def _misfit(value: Any, schema: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=8)
 def _validator(schema: str) -> Validator:
-    """The registry of its own keeps jsonschema from fetching references over the network."""
+    """Kept, since checking a schema takes longer than checking an answer.
+
+    The registry of its own keeps jsonschema from fetching references over the network.
+    """
     parsed = json.loads(schema)
+    validator_for(parsed).check_schema(parsed)
     return validator_for(parsed)(parsed, registry=Registry())

@@ -54,6 +54,13 @@ def start(server: Scripted, tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
+def await_requests(server: Scripted, process: subprocess.Popen[str], count: int) -> None:
+    for _ in range(count):
+        if not server.arrived.acquire(timeout=20):
+            process.kill()
+            pytest.fail(f"no request came; the command said: {process.communicate()}")
+
+
 def lines(folder: Path) -> list[Any]:
     return [json.loads(line) for line in (folder / "out.jsonl").read_text("utf-8").splitlines()]
 
@@ -74,8 +81,7 @@ def test_kill_at_any_moment(server: Scripted, charts: Folder, tmp_path: Path, st
         before = committed(tmp_path)
         server.calls.clear()
         process = start("--concurrency", "3", "--quiet")
-        for _ in range(dice.randint(4, 9)):
-            assert server.arrived.acquire(timeout=20)
+        await_requests(server, process, dice.randint(4, 9))
         process.kill()
         process.communicate()
         assert not before & {job.key(call.digest) for call in server.calls}, "asked again what was done"
@@ -99,8 +105,7 @@ def test_ctrl_c_finishes_what_is_in_flight(server: Scripted, charts: Folder, tmp
     charts(20)
     server.gate.clear()
     process = start("--concurrency", "3")
-    for _ in range(3):
-        assert server.arrived.acquire(timeout=20)
+    await_requests(server, process, 3)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert "stopping: finishing 3 in flight" in process.stderr.readline()
@@ -116,8 +121,7 @@ def test_ctrl_c_twice_drops_it(server: Scripted, charts: Folder, tmp_path: Path,
     charts(5)
     server.gate.clear()
     process = start("--concurrency", "3")
-    for _ in range(3):
-        assert server.arrived.acquire(timeout=20)
+    await_requests(server, process, 3)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert process.stderr.readline()
@@ -133,7 +137,7 @@ def test_a_second_run_is_refused(server: Scripted, charts: Folder, start: Start)
     charts(3)
     server.gate.clear()
     first = start()
-    assert server.arrived.acquire(timeout=20)
+    await_requests(server, first, 1)
     second = start()
     _, errors = second.communicate(timeout=20)
     assert second.returncode == 2
