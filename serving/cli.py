@@ -162,6 +162,7 @@ async def _serve(chosen: Settings, listener: socket.socket) -> int:
         http="httptools",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=chosen.drain_timeout,
     )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import orjson
@@ -36,6 +36,14 @@ def span_ms(start: float, end: float | None) -> float | None:
     return None if end is None else round((end - start) * 1e3, 1)
 
 
+FIELDS = tuple(field.name for field in fields(RequestLine))
+
+
+def _values(line: RequestLine) -> dict[str, object]:
+    """As `asdict`, without its deep copies, which cost as much as parsing the request."""
+    return {name: getattr(line, name) for name in FIELDS}
+
+
 def finished(line: RequestLine) -> None:
     requests.info("%s", line)
 
@@ -44,7 +52,7 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')} {record.levelname.lower():7} {record.name}"
         if isinstance(record.args, tuple) and record.args and isinstance(record.args[0], RequestLine):
-            return moment + " " + " ".join(f"{name}={value}" for name, value in asdict(record.args[0]).items())
+            return moment + " " + " ".join(f"{name}={value}" for name, value in _values(record.args[0]).items())
         return f"{moment} {super().format(record)}"
 
 
@@ -52,7 +60,7 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": self.formatTime(record), "level": record.levelname.lower(), "logger": record.name}
         if isinstance(record.args, tuple) and record.args and isinstance(record.args[0], RequestLine):
-            return orjson.dumps(line | asdict(record.args[0])).decode()
+            return orjson.dumps(line | _values(record.args[0])).decode()
         return orjson.dumps(line | {"message": super().format(record)}).decode()
 
 
