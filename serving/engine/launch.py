@@ -25,6 +25,8 @@ PORTS = range(20_000, 30_000)
 """Below the range that Linux takes for outgoing connections, one of which could take a free port before vLLM does."""
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 STARTING_POLL_S = 0.2
+SILENT_START = 10
+"""A start that writes nothing to its log for so many times what a whole start takes is ended."""
 TIDY_UP_S = 3.0
 """Given to the rest of the process group, once its leader has ended, to free shared memory."""
 
@@ -210,20 +212,27 @@ class Launcher:
                 pause = self._restarts.watch_every_s if self.state is State.READY else STARTING_POLL_S
                 if (await asyncio.wait({ended}, timeout=pause))[0]:
                     return ended.result()
-                if self.state is not State.READY:
-                    self._follow_log()
-                if await self._answers():
+                wrote = self.state is not State.READY and self._follow_log()
+                answers = await self._answers()
+                if wrote or answers:
                     last_sign = time.monotonic()
+                if answers:
                     self._now_ready()
-                elif self.state is State.READY and time.monotonic() - last_sign > self._restarts.silent_s:
+                elif time.monotonic() - last_sign > self._patience_s():
                     return None
         finally:
             ended.cancel()
 
-    def _follow_log(self) -> None:
+    def _patience_s(self) -> float:
+        return self._restarts.silent_s if self.state is State.READY else SILENT_START * self.plan.expected_start_s
+
+    def _follow_log(self) -> bool:
+        """Whether there was anything new in it."""
+        before = self.log.size
         for line in self.log.new_lines():
             if stage := self._stages.of(line):
                 self._report(State.STARTING, stage)
+        return self.log.size > before
 
     async def _answers(self) -> bool:
         """Whether the engine's own loop is alive, and, before it is called ready, whether it serves its model."""

@@ -63,7 +63,8 @@ class LogFile:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "engine.log"
-        self._read = 0
+        self.size = 0
+        """Bytes read of it so far."""
         self._rest = b""
 
     def rotate(self) -> None:
@@ -74,14 +75,14 @@ class LogFile:
             if newer.exists():
                 newer.replace(older)
         self.path.touch(mode=0o600)
-        self._read, self._rest = 0, b""
+        self.size, self._rest = 0, b""
 
     def new_lines(self) -> Iterator[str]:
         """The lines written since the last call; an unfinished one waits for its end."""
         with self.path.open("rb") as file:
-            file.seek(self._read)
+            file.seek(self.size)
             text = file.read()
-        self._read += len(text)
+        self.size += len(text)
         *lines, self._rest = (self._rest + text).split(b"\n")
         return (line.decode(errors="replace") for line in lines)
 

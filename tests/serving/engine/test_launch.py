@@ -24,14 +24,23 @@ FATAL = "(EngineCore pid=7) ERROR 11-22 15:39:21 [core.py:9] ValueError: the wei
 class Watched:
     """A launcher on the scripted process, and everything it reported."""
 
-    def __init__(self, folder: Path, starts: tuple[dict[str, Any], ...], restarts: Restarts, port: int) -> None:
+    def __init__(
+        self, folder: Path, starts: tuple[dict[str, Any], ...], restarts: Restarts, port: int, expected_start_s: float
+    ) -> None:
         (folder / "starts.jsonl").write_text("\n".join(map(json.dumps, starts or ({},))))
         (folder / "config.json").write_text("{}")
         self.folder = folder
         self.reports: list[Progress] = []
         self._news = asyncio.Event()
         self.launcher = Launcher(
-            LaunchPlan((sys.executable, str(SCRIPT), str(folder)), str(folder), ("test",), 1, "a test", modules=()),
+            LaunchPlan(
+                (sys.executable, str(SCRIPT), str(folder)),
+                str(folder),
+                ("test",),
+                expected_start_s,
+                "a test",
+                modules=(),
+            ),
             log_dir=folder / "logs",
             on_progress=self._note,
             port=port,
@@ -63,9 +72,9 @@ class Watched:
 
 @asynccontextmanager
 async def launched(
-    folder: Path, *starts: dict[str, Any], restarts: Restarts = QUICK, port: int = 0
+    folder: Path, *starts: dict[str, Any], restarts: Restarts = QUICK, port: int = 0, expected_start_s: float = 10
 ) -> AsyncGenerator[Watched]:
-    watched = Watched(folder, starts, restarts, port)
+    watched = Watched(folder, starts, restarts, port, expected_start_s)
     try:
         await watched.launcher.start()
         yield watched
@@ -181,6 +190,12 @@ async def test_ends_an_engine_that_gives_no_sign_of_life(tmp_path: Path) -> None
     async with launched(tmp_path) as engine:
         await engine.until(State.READY)
         await engine.post("/health/503")
+        await engine.until(State.RESTARTING, State.READY)
+        assert not runs(engine.started[0])
+
+
+async def test_ends_a_start_that_hangs(tmp_path: Path) -> None:
+    async with launched(tmp_path, {"health": 503, "log": ["a"]}, {}, expected_start_s=0.1) as engine:
         await engine.until(State.RESTARTING, State.READY)
         assert not runs(engine.started[0])
 

@@ -106,10 +106,11 @@ def test_a_cpu_gets_the_demo_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "model", "threads"), [(1, None, "1"), (2, None, "1"), (4, None, "3"), (64, None, "4"), (64, "/m", "63")]
+    ("cpus", "model", "threads"),
+    [(1, None, "1"), (2, None, "1"), (64, None, "1"), (1, "/m", "1"), (2, "/m", "1"), (64, "/m", "63")],
 )
 def test_leaves_a_cpu_to_the_gateway(cpus: int, model: str | None, threads: str) -> None:
-    assert plan(machine(cpus=cpus), model=model).env["OMP_NUM_THREADS"] == threads
+    assert plan(machine(cpus=cpus), model=model).env["ENGINE_THREADS"] == threads
 
 
 @pytest.mark.parametrize("found", [plan(machine()), plan(machine(H200)), plan(machine(), model="/some/folder")])
