@@ -90,7 +90,6 @@ def export(state: Mapping[str, Tensor], config: Qwen3VLMoeConfig, tokenizer: Tok
         "eos_token_id": [text.eos_token_id, text.bos_token_id],
         "pad_token_id": text.pad_token_id,
         "do_sample": False,
-        "temperature": 0.0,
         "max_new_tokens": 512,
     }
     write_json(folder / "generation_config.json", generation)

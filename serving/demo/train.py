@@ -170,6 +170,7 @@ class Trainer:
         return self.settings.auxiliary * total + 2 * said + BALANCE * balance
 
     def train_step(self) -> float:
+        torch.manual_seed(1_000_003 * (self.settings.seed + 1) + 2 * self.step + self.rank)
         self.loss(self.batch(self.step), self.step >= self.settings.vision_steps).backward()
         if self.settings.processes > 1:
             gradients = self.flat.gradients.float()
@@ -215,7 +216,6 @@ def work(rank: int, settings: Settings, meeting: str) -> None:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.processes)
     torch.set_flush_denormal(True)
-    torch.manual_seed(settings.seed + rank)
     Trainer(settings, rank).run()
     if settings.processes > 1:
         dist.destroy_process_group()

@@ -12,15 +12,18 @@ UNIT_NOTES = {
     "en": ("in {unit}", "Unit: {unit}", "CNY {unit}", "({unit})"),
 }
 TITLES = {
-    "zh": ("{who}{what}", "{first}-{last}年{who}{what}", "{who}{first}—{last}年{what}情况", "{who}{what}及增速", "图1：{who}{what}"),
-    "en": ("{who} {what}", "{who} {what}, {first}-{last}", "{what} of {who}", "Annual {what}", "{who} {what} and growth"),
+    "zh": ("{who}{what}", "{first}-{last}年{who}{what}", "{who}{first}—{last}年{what}情况", "图1：{who}{what}"),
+    "en": ("{who} {what}", "{who} {what}, {first}-{last}", "{what} of {who}", "Annual {what}"),
 }
+GROWTH_TITLES = {"zh": "{who}{what}及增速", "en": "{who} {what} and growth"}
 PERIOD_FORMS = {"zh": ("{}", "{}", "{}年", "{}年", "{}A", "FY{}"), "en": ("{}", "{}", "{}", "FY{}", "{}A", "{}E")}
 TWO_LINE_PERIODS = {"zh": ("{}\n年报", "{}\n全年", "{}年\n(实际)"), "en": ("FY\n{}", "{}\nActual", "Year\n{}")}
 
 
 def title(chart: Chart, rng: random.Random, with_unit: bool) -> str:
     form = rng.choice(TITLES[chart.language])
+    if chart.growth and rng.random() < 0.3:
+        form = GROWTH_TITLES[chart.language]
     first, last = chart.periods[0], chart.periods[-1]
     text = form.format(who=chart.company, what=chart.measure, first=first, last=last).strip().removesuffix(" of")
     if with_unit:

@@ -16,7 +16,7 @@ SHAPE = {
     "heads": 2,
     "head_dim": 16,
     "experts": 4,
-    "expert_width": 16,
+    "expert_width": 24,
     "vision_layers": 2,
     "vision_hidden": 64,
     "deepstack": (0,),
