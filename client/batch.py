@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,25 @@ SAME_REFUSAL = 20
 """So many first images refused in the same words, and not one answered: the request is wrong, not the images."""
 
 _PREFETCH = 2
-"""Workers beyond the pace's ceiling: they read the next images while all places are taken."""
+"""Workers beyond the pace's limit: they read the next images while all places are taken."""
 
 
 class _Abandoned(Exception):  # noqa: N818 -- an outcome, not an error
     """The run is stopping: this image stays as it is, for the next run."""
+
+
+class _Feed:
+    """Numbered paths, drawn one at a time in a thread: walking a folder may block."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths, self._drawing = enumerate(paths), asyncio.Lock()
+        self.ended = False
+
+    async def draw(self) -> tuple[int, Path] | None:
+        async with self._drawing:
+            drawn = await asyncio.to_thread(next, self._paths, None)
+        self.ended = self.ended or drawn is None
+        return drawn
 
 
 class Batch:
@@ -70,6 +84,7 @@ class Batch:
         self._halted: HomescopeError | None = None
         self._heard = False
         self._answered = False
+        self._workers = 0
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._questions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -87,24 +102,30 @@ class Batch:
         Raises:
             HomescopeError: what made the run end early. The records up to there are in the ledger.
         """
-        feed = enumerate(paths)
-        drawing = asyncio.Lock()
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(self.pace.ceiling + _PREFETCH):
-                workers.create_task(self._work(feed, drawing))
+        async with asyncio.TaskGroup() as group:
+            self._hire(group, _Feed(paths))
         if self._halted is not None:
             raise self._halted
         return self.totals
 
-    async def _work(self, feed: Iterator[tuple[int, Path]], drawing: asyncio.Lock) -> None:
-        while not self.stopping:
-            async with drawing:
-                drawn = await asyncio.to_thread(next, feed, None)
-            if drawn is None:
-                return
-            position, path = drawn
-            with suppress(_Abandoned):
-                await self._settle(await asyncio.to_thread(load, path), position)
+    def _hire(self, group: asyncio.TaskGroup, feed: _Feed) -> None:
+        """As many workers as the pace allows now: each holds an image, and memory should not hold more than needed."""
+        while self._workers < self.pace.limit + _PREFETCH and not feed.ended:
+            self._workers += 1
+            group.create_task(self._work(group, feed))
+
+    async def _work(self, group: asyncio.TaskGroup, feed: _Feed) -> None:
+        try:
+            while not self.stopping and self._workers <= self.pace.limit + _PREFETCH:
+                drawn = await feed.draw()
+                if drawn is None:
+                    return
+                position, path = drawn
+                with suppress(_Abandoned):
+                    await self._settle(await asyncio.to_thread(load, path), position)
+                self._hire(group, feed)
+        finally:
+            self._workers -= 1
 
     async def _settle(self, item: Item | Skipped, position: int) -> None:
         if isinstance(item, Skipped):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import ssl
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -66,6 +67,8 @@ class Session:
             timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             verify=_tls(),
+            # A proxy from the environment cannot know this machine's own addresses.
+            trust_env=not _is_loopback(httpx.URL(self.base_url).host),
             transport=transport,
         )
 
@@ -193,6 +196,13 @@ class Session:
                         if piece.finish_reason is not None:
                             return
         raise ConnectionLost("the answer broke off before its end")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @cache

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,26 @@ async def test_no_more_requests_at_once_than_told(server: Scripted, charts: Fold
         await running
     assert server.most_at_once <= 3
     assert len(server.calls) == 21
+
+
+async def test_no_more_images_in_memory_than_needed(server: Scripted, charts: Folder) -> None:
+    server.gate.clear()
+    folder, drawn = charts(40), 0
+
+    def paths() -> Iterator[Path]:
+        nonlocal drawn
+        for path in walk([str(folder)]):
+            drawn += 1
+            yield path
+
+    async with batching(server, folder.parent / "out.jsonl", pace=Pace.auto(start=3, ceiling=64)) as batch:
+        running = asyncio.create_task(batch.run(paths()))
+        for _ in range(3):
+            await asyncio.to_thread(server.arrived.acquire)
+        assert drawn <= 5
+        server.gate.set()
+        assert (await running).done == 40
+    assert batch.pace.limit > 3
 
 
 async def test_a_minute_of_429_loses_nothing(server: Scripted, charts: Folder) -> None:

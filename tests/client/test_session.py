@@ -293,6 +293,16 @@ async def test_the_environment_names_server_and_key(server: Scripted, monkeypatc
     assert server.calls[0].headers["authorization"] == "Bearer sk-env"
 
 
+async def test_no_proxy_for_this_machine(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with session(server, retry=ONCE) as s:
+        assert await s.ask(png(), "?")
+    async with Session("http://homescope.invalid", "k", retry=ONCE) as s:
+        with pytest.raises(errors.ConnectionFailed):
+            await s.ask(png(), "?")
+
+
 def leaves(kind: type[Exception]) -> Iterator[type[Exception]]:
     yield kind
     for child in kind.__subclasses__():
