@@ -209,10 +209,10 @@ def _lines(
     tokens = f"{totals.usage.input_tokens:,} tokens in, {totals.usage.output_tokens:,} out"
     yield f"{totals.ended} files: {counts}; {duration(seconds)}; {tokens}"
     yield from (f"failed:  {failure.file}: {failure.reason}" for failure in failures)
-    yield from _problems(batch, summary, plan)
     if summary.score.total:
         colour = "green" if summary.score.share >= (plan.min_right or 1) else "red"
         yield Text(f"{summary.score.right}/{summary.score.total} charts read exactly right", style=f"bold {colour}")
+    yield from _problems(batch, summary, plan)
     yield f"results: {plan.out}"
     if plan.page is not None and plan.page.exists():
         yield f"page:    {plan.page}"
