@@ -1,11 +1,11 @@
 """What the gateway costs: CPU per request and memory before a mock engine, images per second before a real one.
 
     python -m benchmarks.gateway_overhead cpu
-    python -m benchmarks.gateway_overhead ratio --engine-url http://127.0.0.1:9000 --images FOLDER
+    python -m benchmarks.gateway_overhead ratio
 
-`cpu` reads the CPU time of the gateway's process, so that other load on the machine hardly shows. `ratio` sends the
-same requests to the engine and through the gateway in turns and compares the images per second. Both print JSON, and
-keep it with --out.
+`cpu` reads the CPU time of the gateway's process, so that other load on the machine hardly shows. `ratio` starts the
+server with its embedded engine, asks that engine about charts directly and through the gateway in turns, and compares
+the images per second; no picture is sent twice, so no cache helps either side. Both print JSON, and keep it with --out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 import aiohttp
 import orjson
 import PIL.Image
+import PIL.ImageDraw
 import psutil
 import uvloop
 
@@ -98,11 +99,11 @@ def child(*arguments: str, **env: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @asynccontextmanager
-async def gateway(engine_url: str) -> AsyncGenerator[Target, None]:
-    """A gateway of its own, with keys and logs as in service."""
+async def gateway(engine_url: str | None) -> AsyncGenerator[Target, None]:
+    """A server with keys and logs as in service, before the engine at `engine_url` or an embedded one."""
     port = free_port()
     with tempfile.TemporaryDirectory() as data:
-        arguments = ("serving", "run", "--port", str(port), "--engine-url", engine_url)
+        arguments = ("serving", "run", "--port", str(port), *(("--engine-url", engine_url) if engine_url else ()))
         with child(*arguments, HOMESCOPE_DATA=data) as process:
             assert process.stdout is not None
             key = (await asyncio.to_thread(process.stdout.readline)).split()[-1]
@@ -114,7 +115,7 @@ async def gateway(engine_url: str) -> AsyncGenerator[Target, None]:
 
 async def until_ready(url: str) -> None:
     async with aiohttp.ClientSession() as session:
-        for _ in range(600):
+        for _ in range(3000):
             try:
                 async with session.get(url) as response:
                     if response.status == 200:
@@ -122,7 +123,7 @@ async def until_ready(url: str) -> None:
             except aiohttp.ClientError:
                 pass
             await asyncio.sleep(0.1)
-    raise SystemExit(f"{url} was not ready within a minute")
+    raise SystemExit(f"{url} was not ready within five minutes")
 
 
 async def load(target: Target, bodies: list[bytes], concurrency: int) -> float:
@@ -181,45 +182,58 @@ def native_text() -> bytes:
     return orjson.dumps({"model": "qwen3-vl-30b", "input": {"messages": [message]}})
 
 
-def read_pictures(folder: Path) -> list[str]:
-    kinds = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in kinds]
-    return [data_uri(path.read_bytes(), kinds[path.suffix.lower()]) for path in paths]
+def chart(seed: int) -> str:
+    """A plain bar chart, different for each seed."""
+    rng = random.Random(seed)
+    image = PIL.Image.new("RGB", (480, 320), "white")
+    draw = PIL.ImageDraw.Draw(image)
+    for bar in range(5):
+        left, height = 40 + 85 * bar, rng.randrange(30, 250)
+        draw.rectangle((left, 290 - height, left + 50, 290), fill=rng.choice(("navy", "teal", "brown", "gray")))
+        draw.text((left, 275 - height), f"{rng.uniform(1, 999):.1f}", fill="black", font_size=16)
+        draw.text((left, 295), str(2020 + bar), fill="black", font_size=16)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return data_uri(buffer.getvalue())
 
 
-async def measure_ratio(engine_url: str, key: str, folder: Path, rounds: int, concurrency: int) -> dict[str, Any]:
-    """Images per second straight and through the gateway, in turns, on the same pictures."""
-    uris = await asyncio.to_thread(read_pictures, folder)
-    base = engine_url.rstrip("/").removesuffix("/v1")
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{base}/v1/models") as response:
-        model = (await response.json())["data"][0]["id"]
-    bare = Target(f"{base}/v1/chat/completions", headers)
-    if key:
-        os.environ["HOMESCOPE_ENGINE_KEY"] = key
+def embedded_engine(server: psutil.Process) -> Target:
+    """The vLLM that the server has started, by its own address and key."""
+    for process in server.children(recursive=True):
+        command = process.cmdline()
+        if "--port" in command and "VLLM_API_KEY" in process.environ():
+            url = f"http://127.0.0.1:{command[command.index('--port') + 1]}/v1"
+            headers = {"authorization": f"Bearer {process.environ()['VLLM_API_KEY']}"}
+            return Target(f"{url}/chat/completions", headers | {"content-type": "application/json"})
+    raise SystemExit("the server has started no engine")
+
+
+async def measure_ratio(rounds: int, concurrency: int, images: int) -> dict[str, Any]:
+    """Images per second straight and through the gateway, in turns."""
+    seeds = iter(range(10_000_000))
     speeds: dict[str, list[float]] = {"bare": [], "gateway": []}
-    async with gateway(engine_url) as through:
-        sides = {
-            "bare": (bare, [openai(uri, model) for uri in uris]),
-            "gateway": (through, [native(uri) for uri in uris]),
-        }
-        for target, bodies in sides.values():
-            await load(target, bodies, concurrency)
-        for number in range(rounds):
+    async with gateway(None) as through:
+        assert through.process is not None
+        targets = {"bare": embedded_engine(through.process), "gateway": through}
+        for number in range(-1, rounds):
             for name in ("bare", "gateway") if number % 2 else ("gateway", "bare"):
-                target, bodies = sides[name]
-                speeds[name].append(len(bodies) / await load(target, bodies, concurrency))
-    ratios = [through / straight for through, straight in zip(speeds["gateway"], speeds["bare"], strict=True)]
+                charts = [chart(next(seeds)) for _ in range(images)]
+                bodies = [openai(uri, "qwen3-vl-30b") if name == "bare" else native(uri) for uri in charts]
+                seconds = await load(targets[name], bodies, concurrency)
+                if number >= 0:  # the first turn warms up
+                    speeds[name].append(images / seconds)
+        rss = through.process.memory_info().rss
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    totals = {name: statistics.harmonic_mean(values) for name, values in speeds.items()}
     return {
-        "images": len(uris),
+        "images_per_turn": images,
+        "turns": rounds,
         "concurrency": concurrency,
-        "images_per_second_bare": round(statistics.median(speeds["bare"]), 3),
-        "images_per_second_gateway": round(statistics.median(speeds["gateway"]), 3),
-        "ratio_median": round(statistics.median(ratios), 4),
-        "ratio_of_totals": round(
-            statistics.harmonic_mean(speeds["gateway"]) / statistics.harmonic_mean(speeds["bare"]), 4
-        ),
-        "ratios": [round(ratio, 4) for ratio in ratios],
+        "images_per_second_bare": round(medians["bare"], 3),
+        "images_per_second_gateway": round(medians["gateway"], 3),
+        "ratio_of_medians": round(medians["gateway"] / medians["bare"], 4),
+        "ratio_of_totals": round(totals["gateway"] / totals["bare"], 4),
+        "rss_mb": round(rss / 1e6, 1),
     }
 
 
@@ -234,20 +248,16 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cpu", "ratio"])
-    parser.add_argument("--engine-url", default="http://127.0.0.1:9000")
-    parser.add_argument("--engine-key", default="")
-    parser.add_argument("--images", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--concurrency", type=int, default=4)
-    parser.add_argument("--pieces", type=int, default=1, help="tokens of the mock engine's answers")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests at a time, for ratio")
+    parser.add_argument("--images", type=int, default=16, help="charts in each turn, for ratio")
+    parser.add_argument("--pieces", type=int, default=1, help="tokens of the mock engine's answers, for cpu")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.what == "cpu":
         result = uvloop.run(measure_cpu(given.rounds, given.pieces))
     else:
-        result = uvloop.run(
-            measure_ratio(given.engine_url, given.engine_key, given.images, given.rounds, given.concurrency)
-        )
+        result = uvloop.run(measure_ratio(given.rounds, given.concurrency, given.images))
     text = json.dumps({"benchmark": f"gateway_overhead {given.what}", **machine(), **result}, indent=2)
     print(text)
     if given.out:

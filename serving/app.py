@@ -34,7 +34,7 @@ def layered(engine: Engine, settings: Settings) -> Engine:
         max_queued=settings.max_queued,
         queue_timeout=settings.queue_timeout,
     )
-    limits = Limits(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
+    limits = Limits(settings.max_images, settings.max_image_bytes, settings.max_image_pixels, settings.decode_images)
     return Resolved(engine, limits)
 
 

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     max_images: int = Field(default=250, ge=0, description="images in one request")
     max_image_bytes: int = Field(default=20_971_520, ge=1024, description="largest data URI of an image, in characters")
     max_image_pixels: int = Field(default=89_478_485, ge=100, description="largest image, width times height")
+    decode_images: bool = Field(default=False, description="decode each image to find damage; 10 ms of CPU a page")
     output_text: bool = Field(default=True, description="non-streaming multimodal answers also carry output.text")
     strict_paths: bool = Field(
         default=False, description="answer the text-generation path with `url error`, as the cloud does"

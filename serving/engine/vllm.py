@@ -23,7 +23,7 @@ PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 PLACEHOLDER_ENDS = 2
 """Vision start and end: the cloud counts them as tokens of the image, vLLM does not."""
 
-CONTEXT = re.compile(r"maximum context length is (\d+)|maximum context length \((\d+)\)")
+CONTEXT = re.compile(r"(?:maximum context length(?: is)? \(?|cannot be greater than max_model_len=)(\d+)")
 BAD_IMAGE = re.compile(r"failed to load image|cannot identify image|image file is truncated", re.IGNORECASE)
 
 
@@ -201,7 +201,7 @@ def _refusal(status: int, body: bytes) -> InvalidRequest | GenerationFailed | En
     """The error for an answer other than 200, or for an error event in a stream."""
     message = _message(body)
     if context := CONTEXT.search(message):
-        return ContextTooLong(int(context[1] or context[2]))
+        return ContextTooLong(int(context[1]))
     if BAD_IMAGE.search(message):
         return InvalidImage(f"{InvalidImage.message} [{message[:300]}]")
     if status in (400, 413, 422):

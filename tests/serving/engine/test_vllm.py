@@ -92,6 +92,7 @@ async def test_a_body_of_megabytes_is_no_warning(vllm: VLLM, fake: FakeVLLM) -> 
     [
         (400, CONTEXT, ContextTooLong),
         (400, "Input length (5000) exceeds model's maximum context length (4096).", ContextTooLong),
+        (400, "max_tokens=32768 cannot be greater than max_model_len=4096. Please request fewer.", ContextTooLong),
         (400, "Failed to load image: cannot identify image file", InvalidImage),
         (400, "At most 250 image(s) may be provided in one prompt.", InvalidRequest),
         (401, "Unauthorized", EngineUnavailable),

@@ -4,12 +4,11 @@ from contextlib import aclosing
 
 import pytest
 
-from serving.errors import GenerationFailed, InvalidImage, InvalidRequest
+from serving.errors import InvalidImage, InvalidRequest
 from serving.generation import Caller, Generation, Image, Message, Part, Text
 from serving.layers.resolved import Resolved
 from serving.media.images import Limits
 from tests.fakes import FakeEngine
-from tests.serving.media.test_images import png
 from tests.serving.wire import data_uri, picture
 
 
@@ -43,17 +42,3 @@ async def test_a_bad_image_never_reaches_the_engine() -> None:
 async def test_the_count_is_limited() -> None:
     with pytest.raises(InvalidRequest, match="images per request : 1, got 2"):
         await ask(Resolved(FakeEngine(), Limits(count=1)), question("data:x", "data:y"))
-
-
-async def test_a_failure_of_the_engine_is_traced_to_an_image_that_does_not_decode() -> None:
-    engine = FakeEngine()
-    engine.enqueue(error=GenerationFailed())
-    with pytest.raises(InvalidImage, match="does not decode"):
-        await ask(Resolved(engine, Limits()), question(data_uri(png(64, 64, b"not deflated"))))
-
-
-async def test_a_failure_with_sound_images_stays_a_failure() -> None:
-    engine = FakeEngine()
-    engine.enqueue(error=GenerationFailed())
-    with pytest.raises(GenerationFailed):
-        await ask(Resolved(engine, Limits()), question(data_uri(picture())))

@@ -68,6 +68,7 @@ async def test_sizes_at_the_limit_pass(side: tuple[int, int]) -> None:
         (b"year,revenue\n2023,12\n", "The file format is illegal and cannot be opened. [21 bytes that are none of PNG"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "The file format is illegal and cannot be opened. ["),
         (images.PNG_SIGNATURE, "The file format is illegal and cannot be opened. ["),
+        (picture()[:-9], "The file format is illegal and cannot be opened. [the PNG ends before its IEND chunk]"),
         (picture()[:-20], "The file format is illegal and cannot be opened. [the PNG ends before its IEND chunk]"),
         (picture("JPEG")[:-20], "The file format is illegal and cannot be opened. [the JPEG ends before its end-of"),
         (picture("JPEG")[:100], "The file format is illegal and cannot be opened. [the JPEG ends before its frame"),
@@ -116,14 +117,23 @@ async def test_too_many_bytes_name_the_limit_and_the_length() -> None:
         await images.resolve(Image(uri), Limits(uri_chars=1024))
 
 
-async def test_verify_finds_pixels_that_do_not_decode() -> None:
-    image = await resolve(png(64, 64, b"not deflated"))
+async def test_a_flipped_bit_is_found_by_the_checksum() -> None:
+    damaged = bytearray(picture())
+    damaged[60] ^= 1
+    with pytest.raises(InvalidImage, match="the checksum of the PNG's IDAT chunk is wrong"):
+        await resolve(bytes(damaged))
+
+
+async def test_decoding_finds_what_the_structure_does_not_show() -> None:
+    hollow = png(64, 64, b"not deflated")
+    await resolve(hollow)
     with pytest.raises(InvalidImage, match="the PNG does not decode"):
-        await images.verify([image])
+        await resolve(hollow, limits=Limits(decode=True))
 
 
-async def test_verify_passes_what_decodes() -> None:
-    await images.verify([await resolve(picture(form)) for form in images.FORMATS])
+@pytest.mark.parametrize("form", images.FORMATS)
+async def test_what_decodes_passes(form: str) -> None:
+    await resolve(picture(form), limits=Limits(decode=True))
 
 
 async def test_a_jpeg_with_a_thumbnail_inside_is_whole_only_with_its_own_end() -> None:
