@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from starlette.applications import Starlette
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from serving.access.keys import KeyStore
@@ -43,14 +43,14 @@ async def key(settings: Settings) -> str:
 
 
 @pytest.fixture
-async def app(settings: Settings, engine: FakeEngine) -> AsyncGenerator[Starlette, None]:
+async def app(settings: Settings, engine: FakeEngine) -> AsyncGenerator[Router, None]:
     app = create_app(settings, engine)
-    async with app.router.lifespan_context(app):
+    async with app.lifespan_context(app):
         yield app
 
 
 @pytest.fixture
-async def client(app: Starlette, key: str) -> AsyncGenerator[httpx.AsyncClient, None]:
+async def client(app: Router, key: str) -> AsyncGenerator[httpx.AsyncClient, None]:
     """A client of the app in the same process. It sees whole bodies only: what is about time needs `server`."""
     transport = httpx.ASGITransport(app)
     headers = {"authorization": f"Bearer {key}"}

@@ -25,13 +25,13 @@ async def test_an_engine_that_never_starts_is_told(tmp_path: Path) -> None:
     told: asyncio.Queue[EngineUnavailable] = asyncio.Queue()
     engine = FakeEngine(start_error=EngineUnavailable("no model"))
     app = create_app(Settings(data=tmp_path), engine, on_engine_failure=told.put_nowait)
-    async with app.router.lifespan_context(app):
+    async with app.lifespan_context(app):
         assert str(await told.get()) == "no model"
 
 
 async def test_the_engine_is_closed_with_the_app(tmp_path: Path) -> None:
     engine = FakeEngine()
     app = create_app(Settings(data=tmp_path), engine)
-    async with app.router.lifespan_context(app):
+    async with app.lifespan_context(app):
         assert await engine.ready()
     assert not await engine.ready()
