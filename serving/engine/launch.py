@@ -7,6 +7,7 @@ import random
 import secrets
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,6 +77,8 @@ class Launcher:
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        """Temporary files of vLLM's own, which leaves sockets and rendezvous files behind at every end."""
         self._settled = asyncio.Event()
         self._failure: str | None = None
         self._began = time.monotonic()
@@ -99,6 +102,7 @@ class Launcher:
             return
         self._check()
         self._session = aiohttp.ClientSession(headers={"authorization": f"Bearer {self.api_key}"})
+        self._scratch = tempfile.TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True)
         try:
             await self._spawn()
         except LaunchError:
@@ -129,6 +133,9 @@ class Launcher:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
         if self.state not in (State.FAILED, State.STOPPED):
             self._report(State.STOPPED, "stopped")
         self._settled.set()
@@ -168,7 +175,12 @@ class Launcher:
         self._report(State.STARTING, f"starting vLLM: {self.plan.summary}")
 
     def _environment(self) -> dict[str, str]:
-        changes = {**self.plan.env, "VLLM_API_KEY": self.api_key, PARENT_PID: str(os.getpid())}
+        changes: dict[str, str | None] = {
+            **self.plan.env,
+            "VLLM_API_KEY": self.api_key,
+            "TMPDIR": self._scratch.name if self._scratch is not None else None,
+            PARENT_PID: str(os.getpid()),
+        }
         environment = {name: value for name, value in os.environ.items() if name not in changes}
         source = Path(__file__).parents[2]
         if "site-packages" not in source.parts:  # run from a source tree, which need not be installed
@@ -282,6 +294,7 @@ class Launcher:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        await _group_ended(process.pid, TIDY_UP_S)
         self._process = None
 
 
@@ -309,9 +322,15 @@ def _free(port: int) -> bool:
 
 async def _group_ended(group: int, within_s: float) -> None:
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return
+    while _runs(group) and time.monotonic() < deadline:  # noqa: ASYNC110 - other processes change it
         await asyncio.sleep(0.02)
+
+
+def _runs(group: int) -> bool:
+    """Whether a process of this group does; zombies, which stay where nobody reaps orphans, do not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state != "Z":
+                return True
+    return False

@@ -3,7 +3,8 @@
     python engine_process.py FOLDER --host H --port P
 
 `FOLDER/starts.jsonl` has one line for each start, the last one for all that follow: `log` (lines), `exit` (code, after
-the log), `health` (status), `deaf` (ignores SIGTERM), `child` (spawns one, its pid in `FOLDER/child`).
+the log), `health` (status), `deaf` (ignores SIGTERM), `child` (spawns one, its pid in `FOLDER/child`),
+`temporary` (name of a temporary file that it leaves behind).
 POST /exit/CODE ends it, POST /health/STATUS changes what /health says.
 """
 
@@ -12,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -59,6 +61,8 @@ def main(folder: Path, host: str, port: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if script.get("child"):
         (folder / "child").write_text(str(subprocess.Popen([sys.executable, "-c", CHILD]).pid))
+    if "temporary" in script:
+        (Path(tempfile.gettempdir()) / script["temporary"]).touch()
     for line in script.get("log", []):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()

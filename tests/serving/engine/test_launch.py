@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -298,6 +299,15 @@ async def test_a_log_folder_that_cannot_be_written_is_said_by_name(tmp_path: Pat
     launcher = Launcher(LaunchPlan(("true",), "owner/name", (), 1, "a test", modules=()), log_dir=tmp_path / "file")
     with pytest.raises(LaunchError, match=r"cannot be started: .*file"):
         await launcher.start()
+
+
+async def test_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    async with launched(tmp_path, {"temporary": "socket"}) as engine:
+        await engine.launcher.wait_ready(20)
+        assert len(list((tmp_path / "temporary").glob("engine-*/socket"))) == 1
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 async def test_the_log_is_for_the_owner_alone(tmp_path: Path) -> None:
