@@ -59,9 +59,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         post = self._parser.get_method() == b"POST"
-        self._answering = asyncio.get_running_loop().create_task(self._answer() if post else self._models())
+        self._answering = asyncio.get_running_loop().create_task(self._answer() if post else self._tell())
 
-    async def _models(self) -> None:
+    async def _tell(self) -> None:
+        """Any GET: health or models."""
         assert self._transport is not None
         body = b'{"object":"list","data":[{"id":"mock"}]}'
         chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)

@@ -13,6 +13,8 @@ CONTROL_TOKEN = re.compile(r"<(?=\|[a-z_]+\|>)")
 they stand: a user could close the turn or, with image placeholders that match no image, break the request."""
 
 WORD_JOINER = "\u2060"
+MAX_STOPS = 4
+"""Stop strings that vLLM takes with one request."""
 
 
 def body(generation: Generation, model: str, *, limit_tokens: bool = True) -> bytes:
@@ -60,6 +62,8 @@ def _part(part: Part) -> dict[str, Any]:
 
 def _sampling(generation: Generation, limit_tokens: bool) -> dict[str, Any]:
     sampling = generation.sampling
+    if len(sampling.stop) > MAX_STOPS:
+        raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given, got {len(sampling.stop)}.")
     given = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

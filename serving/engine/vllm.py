@@ -24,6 +24,8 @@ PLACEHOLDER_ENDS = 2
 """Vision start and end: the cloud counts them as tokens of the image, vLLM does not."""
 
 CONTEXT = re.compile(r"(?:maximum context length(?: is)? \(?|cannot be greater than max_model_len=)(\d+)")
+DYING = re.compile(r"EngineCore encountered an issue|EngineDeadError|engine is dead", re.IGNORECASE)
+"""The server outlives its engine for a moment, and says so with a 500."""
 BAD_IMAGE = re.compile(r"failed to load image|cannot identify image|image file is truncated", re.IGNORECASE)
 
 
@@ -92,6 +94,8 @@ class VLLM:
 
     async def ready(self) -> bool:
         try:
+            async with self._http.get(f"{self._url}/health", timeout=PROBE_TIMEOUT) as response:
+                response.raise_for_status()
             await self._find_model()
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, EngineUnavailable):
             return False
@@ -211,7 +215,7 @@ def _refusal(status: int, body: bytes) -> InvalidRequest | GenerationFailed | En
     if status in (400, 413, 422):
         return InvalidRequest(message[:500] or None)
     log.warning("engine answered %d: %s", status, message[:500])
-    if status in (401, 403, 404, 429, 502, 503, 504):
+    if status in (401, 403, 404, 429, 502, 503, 504) or DYING.search(message):
         return EngineUnavailable(retry_after=RETRY_AFTER)
     return GenerationFailed()
 

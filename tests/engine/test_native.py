@@ -156,8 +156,8 @@ async def test_a_truncated_image_is_refused(client: httpx.AsyncClient) -> None:
 
 
 async def test_more_tokens_than_the_context_holds(client: httpx.AsyncClient) -> None:
-    response = await ask(client, CHART, "描述这张图。", max_tokens=32768, stop=["，", "。", " ", "\n", ","])
-    assert response.status_code == 200
+    response = await ask(client, CHART, "描述这张图。", max_tokens=32768, stop=["，", "。", " ", "\n"])
+    assert response.status_code == 200, response.text
     refused = await ask(client, "字" * 100_000)
     assert refused.status_code == 400
     assert refused.json()["message"].startswith("Range of input length should be [1, ")
@@ -203,9 +203,9 @@ async def test_an_engine_killed_while_it_answers(client: httpx.AsyncClient, laun
         os.kill(core, signal.SIGKILL)
         received += b"".join([piece async for piece in pieces])
     last = frames(received)[-1]
-    assert (last.event, last.data["code"] in ("ModelUnavailable", "InternalError.Algo")) == ("error", True)
-    assert (await whole).status_code in (200, 500, 503)
+    assert (last.event, last.status, last.data["code"]) == ("error", 503, "ModelUnavailable")
+    assert (await whole).status_code in (200, 503)  # 200 if its answer was short
     refused = await ask(client, CHART, "?")
-    assert refused.status_code in (500, 503)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     await eventually(lambda: ready(client), within=250)
     assert (await ask(client, CHART, "?", max_tokens=2)).status_code == 200

@@ -56,16 +56,21 @@ class FakeVLLM:
     asked: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     models: list[str] = field(default_factory=lambda: ["m"])
+    alive: bool = True
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def app(self) -> Starlette:
         return Starlette(
             routes=[
+                Route("/health", self._health),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ]
         )
+
+    async def _health(self, _: Request) -> Response:
+        return Response(status_code=200 if self.alive else 503)
 
     async def _models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": name} for name in self.models]})

@@ -44,6 +44,11 @@ def test_sampling_is_passed_on() -> None:
     assert body(sampling=sampling).items() >= expected.items()
 
 
+def test_more_stops_than_the_engine_takes_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="At most 4 stop strings can be given, got 5"):
+        body(sampling=Sampling(stop=("a", "b", "c", "d", "e")))
+
+
 def test_max_tokens_can_be_left_out() -> None:
     asked = replace(QUESTION, sampling=Sampling(max_tokens=7, seed=1))
     sent = json.loads(chat.body(asked, "theirs", limit_tokens=False))

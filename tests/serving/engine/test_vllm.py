@@ -98,6 +98,7 @@ async def test_a_body_of_megabytes_is_no_warning(vllm: VLLM, fake: FakeVLLM) -> 
         (401, "Unauthorized", EngineUnavailable),
         (404, "The model does not exist.", EngineUnavailable),
         (500, "division by zero", GenerationFailed),
+        (500, "EngineCore encountered an issue. See stack trace (above) for the root cause.", EngineUnavailable),
         (503, "", EngineUnavailable),
     ],
 )
@@ -180,6 +181,12 @@ async def test_nobody_there() -> None:
 async def test_ready_when_it_serves_a_model(vllm: VLLM, fake: FakeVLLM) -> None:
     assert await vllm.ready()
     fake.models = []
+    assert not await vllm.ready()
+
+
+async def test_not_ready_when_its_server_outlives_its_engine(vllm: VLLM, fake: FakeVLLM) -> None:
+    """Seen when the engine process is killed: for a second or two the server still lists its models."""
+    fake.alive = False
     assert not await vllm.ready()
 
 
