@@ -250,7 +250,9 @@ async def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None
     (tmp_path / "starts.jsonl").write_text(json.dumps({"child": True, "deaf": True}))
     (tmp_path / "config.json").write_text("{}")
     parent = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PARENT, str(tmp_path), str(SCRIPT)), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", PARENT, str(tmp_path), str(SCRIPT)),
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
     )
     assert parent.stdout is not None
     assert await parent.stdout.readline() == b"ready\n"
