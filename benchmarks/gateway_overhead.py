@@ -238,10 +238,12 @@ async def measure_ratio(rounds: int, concurrency: int, images: int) -> dict[str,
 
 
 def machine() -> dict[str, Any]:
+    """What the numbers depend on. CPU time too grows on a busy machine: caches are cold, cores are shared."""
     return {
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
+        "load_average": round(os.getloadavg()[1], 1),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import aiohttp
 import dashscope
 import pytest
 import requests
@@ -87,10 +88,12 @@ async def test_the_sdk_streams(sdk: Server, engine: FakeEngine, incremental: boo
 async def test_the_sdks_asynchronous_twin(sdk: Server, engine: FakeEngine) -> None:
     engine.always("营收", "120亿")
     call: Any = dashscope.AioMultiModalConversation.call
-    whole = await call(api_key=sdk.key, model="qwen3-vl-30b", messages=MESSAGES)
-    assert whole.output.choices[0].message.content[0]["text"] == "营收120亿"
-    stream = await call(api_key=sdk.key, model="qwen3-vl-30b", messages=MESSAGES, stream=True, incremental_output=True)
-    assert [r.output.choices[0].finish_reason async for r in stream] == ["null", "null", "stop"]
+    async with aiohttp.ClientSession() as session:
+        options = {"api_key": sdk.key, "model": "qwen3-vl-30b", "messages": MESSAGES, "session": session}
+        whole = await call(**options)
+        assert whole.output.choices[0].message.content[0]["text"] == "营收120亿"
+        stream = await call(**options, stream=True, incremental_output=True)
+        assert [response.output.choices[0].finish_reason async for response in stream] == ["null", "null", "stop"]
 
 
 async def test_the_sdk_hears_that_urls_are_not_fetched(sdk: Server) -> None:
