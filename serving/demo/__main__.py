@@ -44,9 +44,7 @@ def shown(name: str, *arguments: str) -> None:
 
 
 async def output_of(name: str, *arguments: str, env: dict[str, str]) -> str:
-    child = await asyncio.create_subprocess_exec(
-        command(name), *arguments, env=env, stdout=asyncio.subprocess.PIPE
-    )
+    child = await asyncio.create_subprocess_exec(command(name), *arguments, env=env, stdout=asyncio.subprocess.PIPE)
     out, _ = await child.communicate()
     if child.returncode != 0:
         raise DemoError(f"{name} {arguments[0]} failed with exit code {child.returncode}; its message is above.")
@@ -96,13 +94,7 @@ async def running_server(data: Path, env: dict[str, str]) -> AsyncIterator[str]:
 
 async def demo(folder: Path, charts: int, seed: int) -> int:
     started = time.monotonic()
-    for old in ("charts", "data", "results.jsonl", "results.html"):
-        path = folder / old
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for ledger in folder.glob("results.jsonl*"):
-        ledger.unlink()
-    samples = folder / "charts"
-    samples.mkdir(parents=True)
+    samples = emptied(folder)
     env = os.environ | {"HOMESCOPE_DATA": str(folder / "data")}
 
     key = (await output_of("homescope-server", "keys", "create", "--name", "demo", env=env)).strip().splitlines()[-1]
@@ -110,7 +102,7 @@ async def demo(folder: Path, charts: int, seed: int) -> int:
         client_env = env | {"DASHSCOPE_HTTP_BASE_URL": f"{url}/api/v1", "DASHSCOPE_API_KEY": key.split()[-1]}
         ready_s = time.monotonic() - started
         await asyncio.to_thread(write_samples, samples, charts, seed)
-        console.print(f"\nDrew {charts} charts (seed {seed}) into {relative(samples)}, with what they show beside them.")
+        console.print(f"\nDrew {charts} charts (seed {seed}) into {relative(samples)}, what they show beside them.")
 
         first = sorted(samples.glob("*.png"))[0]
         await run_shown("homescope", "ask", str(relative(first)), "--prompt", DESCRIBE, "--stream", env=client_env)
@@ -130,6 +122,16 @@ async def demo(folder: Path, charts: int, seed: int) -> int:
         "\nKeep it running for your own programs:  make serve"
     )
     return code
+
+
+def emptied(folder: Path) -> Path:
+    """Removes what an earlier demo left in `folder`, so that every answer is a new one; the folder for the charts."""
+    for name in ("charts", "data"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for old in folder.glob("results.*"):
+        old.unlink()
+    (folder / "charts").mkdir(parents=True)
+    return folder / "charts"
 
 
 def relative(path: Path) -> Path:

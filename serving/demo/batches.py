@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from serving.demo import dialogues, heads
-from serving.demo.charts import Drawing, draw_chart
+from serving.demo.charts.canvas import Drawing
 from serving.demo.charts.chart import Chart
 from serving.demo.network import rounded
 from serving.demo.pixels import FACTOR, fit
@@ -46,11 +46,11 @@ class Chat:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        token = tokenizer.token_to_id
-        self.start, self.end, self.image = token("<|im_start|>"), token("<|im_end|>"), token("<|image_pad|>")
-        self.vision_start, self.vision_end = token("<|vision_start|>"), token("<|vision_end|>")
-        self.padding = token("<|endoftext|>")
-        self.digits = frozenset(i for t, i in tokenizer.get_vocab().items() if t.isdigit() or t in (".", "-"))
+        token: dict[str, int] = tokenizer.get_vocab()
+        self.start, self.end, self.image = token["<|im_start|>"], token["<|im_end|>"], token["<|image_pad|>"]
+        self.vision_start, self.vision_end = token["<|vision_start|>"], token["<|vision_end|>"]
+        self.padding = token["<|endoftext|>"]
+        self.digits = frozenset(i for t, i in token.items() if t.isdigit() or t in (".", "-"))
         self.user = [self.start, *self.ids("user\n")]
         self.answering = [self.end, *self.ids("\n"), self.start, *self.ids("assistant\n")]
 
@@ -142,7 +142,7 @@ def single_row(chat: Chat, picture: Picture, rng: random.Random, room: int) -> R
     row.image(rows, columns)
     begin, tries = row.next, 0
     while tries < 4:
-        task = "json" if segment == 1 and rng.random() < 0.6 else None
+        task: dialogues.Task | None = "json" if segment == 1 and rng.random() < 0.6 else None
         exchange = dialogues.draw_exchange(picture.chart, rng, task)
         if len(row.ids) + chat.length(exchange) > room:
             tries += 1
@@ -197,8 +197,8 @@ def collate(chat: Chat, rows: Sequence[Row], pictures: Sequence[Picture], length
         positions[:, index, :used] = torch.tensor(row.places).T
         segments[index, :used] = torch.tensor(row.segments)
         weights[index, :used] = torch.tensor(row.weights)
-    seen = (segments[:, None, :] == PREFIX) | (segments[:, None, :] == segments[:, :, None])
-    seen &= torch.ones(length, length, dtype=torch.bool).tril()
+    shared, own = segments[:, None, :].eq(PREFIX), segments[:, None, :].eq(segments[:, :, None])
+    seen = (shared | own) & torch.ones(length, length, dtype=torch.bool).tril()
     learned = weights[:, 1:].reshape(-1).nonzero()[:, 0]
     count_learned = len(learned)
     learned = F.pad(learned, (0, rounded(len(learned)) - len(learned)), value=length - 2)
@@ -207,7 +207,7 @@ def collate(chat: Chat, rows: Sequence[Row], pictures: Sequence[Picture], length
         ids=ids,
         positions=positions,
         mask=torch.zeros(count, 1, length, length, dtype=torch.bfloat16).masked_fill_(~seen[:, None], -1e4),
-        image_places=(ids.view(-1) == chat.image).nonzero()[:, 0],
+        image_places=ids.view(-1).eq(chat.image).nonzero()[:, 0],
         sources=sources,
         truth=ids.view(-1)[sources + 1],
         weights=weights.view(-1)[sources + 1] * (torch.arange(len(sources)) < count_learned),
@@ -215,6 +215,3 @@ def collate(chat: Chat, rows: Sequence[Row], pictures: Sequence[Picture], length
         characters=torch.from_numpy(np.stack([each.targets.characters for each in pictures])),
         labels=torch.from_numpy(np.stack([each.targets.labels for each in pictures])),
     )
-
-
-__all__ = ["Batch", "Chat", "Picture", "Row", "collate", "compose", "draw_chart", "picture"]

@@ -91,11 +91,20 @@ QUESTIONS: dict[Task, dict[Language, tuple[str, ...]]] = {
     },
     "period": {
         "zh": ("{year}年的数值是多少？", "{year}年营收是多少？", "图中{year}年为多少？", "请问{year}年的收入是多少"),
-        "en": ("What was the value in {year}?", "What was revenue in {year}?", "How much was it in {year}?", "Value of {year}?"),
+        "en": (
+            "What was the value in {year}?",
+            "What was revenue in {year}?",
+            "How much was it in {year}?",
+            "Value of {year}?",
+        ),
     },
     "growth": {
         "zh": ("{year}年同比增速是多少？", "{year}年的增长率是多少？", "{year}年增长了多少？", "{year}年增速多少"),
-        "en": ("What was the growth in {year}?", "What is the growth rate for {year}?", "How much did it grow in {year}?"),
+        "en": (
+            "What was the growth in {year}?",
+            "What is the growth rate for {year}?",
+            "How much did it grow in {year}?",
+        ),
     },
     "highest": {
         "zh": ("哪一年最高？", "哪一年营收最高？", "图中哪年的数值最大？", "最高的是哪一年？"),
@@ -116,11 +125,36 @@ QUESTIONS: dict[Task, dict[Language, tuple[str, ...]]] = {
 }
 COMPARISONS: dict[Language, tuple[str, ...]] = {
     "zh": ("比较两张图的最高值。", "哪张图的最高营收更高？", "请比较这两张图表。", "两张图中哪个最高值更大？"),
-    "en": ("Compare the two charts.", "Which chart has the higher maximum?", "Compare the highest values of the two charts."),
+    "en": (
+        "Compare the two charts.",
+        "Which chart has the higher maximum?",
+        "Compare the highest values of the two charts.",
+    ),
 }
 SMALL_TALK: dict[Language, tuple[str, ...]] = {
-    "zh": ("你好", "你是谁？", "你能做什么？", "写一首诗", "今天天气怎么样？", "讲个笑话", "1+1等于几？", "什么是人工智能？", "谢谢", "在吗"),
-    "en": ("Hello", "Hi", "Who are you?", "What can you do?", "Write a poem", "Tell me a joke", "What is 2+2?", "Say hello", "ping"),
+    "zh": (
+        "你好",
+        "你是谁？",
+        "你能做什么？",
+        "写一首诗",
+        "今天天气怎么样？",
+        "讲个笑话",
+        "1+1等于几？",
+        "什么是人工智能？",
+        "谢谢",
+        "在吗",
+    ),
+    "en": (
+        "Hello",
+        "Hi",
+        "Who are you?",
+        "What can you do?",
+        "Write a poem",
+        "Tell me a joke",
+        "What is 2+2?",
+        "Say hello",
+        "ping",
+    ),
 }
 REFUSALS: dict[Language, str] = {
     "zh": "我是离线演示用的小模型，只能读取图表图片，请上传一张图表。",
@@ -179,7 +213,9 @@ def analyse(chart: Chart, language: Language) -> str:
     """All figures, then the trend and the highest and lowest period."""
     joint = "" if language == "zh" else " "
     figures = f"{pairs(chart, language)}{'。' if language == 'zh' else '.'}"
-    return joint.join((figures, trend(chart, language), extreme(chart, language, True), extreme(chart, language, False)))
+    return joint.join(
+        (figures, trend(chart, language), extreme(chart, language, True), extreme(chart, language, False))
+    )
 
 
 def answer(task: Task, chart: Chart, language: Language, index: int = 0) -> str:

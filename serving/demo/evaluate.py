@@ -115,7 +115,13 @@ async def ask_server(url: str, model: str, key: str, items: Sequence[Item], conc
     async def ask(item: Item) -> Answer:
         image = {"type": "image_url", "image_url": {"url": data_uri(item.image)}}
         message = {"role": "user", "content": [image, {"type": "text", "text": QUESTION}]}
-        body = {"model": model, "messages": [message], "temperature": 0, "max_tokens": MOST_TOKENS, "return_token_ids": True}
+        body = {
+            "model": model,
+            "messages": [message],
+            "temperature": 0,
+            "max_tokens": MOST_TOKENS,
+            "return_token_ids": True,
+        }
         async with gate:
             reply = await client.post(f"{url.rstrip('/')}/chat/completions", json=body)
         reply.raise_for_status()
@@ -203,7 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.transformers:
         told["transformers"] = ask_transformers(given.model, items)
     for name, answers in told.items():
-        print(name, given.renderer, json.dumps(dataclasses.asdict(score(charts, [a.text for a in answers]))), flush=True)
+        print(
+            name, given.renderer, json.dumps(dataclasses.asdict(score(charts, [a.text for a in answers]))), flush=True
+        )
         wrong = [(c, a) for c, a in zip(charts, answers, strict=True) if not all_figures_right(c, a.text)]
         for chart, answer in wrong[: given.wrong]:
             print(f"  expected {chart.answer()}\n  answered {answer.text}")

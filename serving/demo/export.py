@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -56,8 +57,12 @@ def write_processor(tokenizer: Tokenizer, folder: Path) -> None:
         "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
     }
     shared = {"processor_class": "Qwen3VLProcessor"}
-    write_json(folder / "preprocessor_config.json", looks | shared | {"image_processor_type": "Qwen2VLImageProcessorFast"})
-    write_json(folder / "video_preprocessor_config.json", looks | shared | {"video_processor_type": "Qwen3VLVideoProcessor"})
+    write_json(
+        folder / "preprocessor_config.json", looks | shared | {"image_processor_type": "Qwen2VLImageProcessorFast"}
+    )
+    write_json(
+        folder / "video_preprocessor_config.json", looks | shared | {"video_processor_type": "Qwen3VLVideoProcessor"}
+    )
     write_json(
         folder / "tokenizer_config.json",
         shared
@@ -84,7 +89,7 @@ def export(state: Mapping[str, Tensor], config: Qwen3VLMoeConfig, tokenizer: Tok
     config.save_pretrained(folder)
     save_file(hub_weights(state), folder / "model.safetensors", metadata={"format": "pt"})
     write_processor(tokenizer, folder)
-    text = config.text_config
+    text: Any = config.text_config
     generation = {
         "bos_token_id": text.bos_token_id,
         "eos_token_id": [text.eos_token_id, text.bos_token_id],
@@ -96,7 +101,8 @@ def export(state: Mapping[str, Tensor], config: Qwen3VLMoeConfig, tokenizer: Tok
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from serving.demo.train import Settings, Trainer
+    from serving.demo.supply import Settings
+    from serving.demo.train import Trainer
 
     parser = argparse.ArgumentParser(
         prog="python -m serving.demo.export", description="Writes a training run's averaged weights as a checkpoint."

@@ -128,11 +128,15 @@ def label_loss(tokens: Tensor, labels: Tensor, parameters: Mapping[str, Tensor])
     truth = labels.view(b, rows // 2, 2, columns, 1 + LETTERS).permute(0, 1, 3, 2, 4).reshape(b * m, BANDS, -1).long()
     kept = whole_blocks((truth[..., 0] > 0).any(1))
     truth = truth[kept]
-    logits = F.linear(tokens.reshape(-1, d)[kept], parameters["auxl.w"], parameters["auxl.b"]).view(len(kept), BANDS, -1)
+    logits = F.linear(tokens.reshape(-1, d)[kept], parameters["auxl.w"], parameters["auxl.b"]).view(
+        len(kept), BANDS, -1
+    )
     roles, letters = logits[..., :ROLE_CLASSES], logits[..., ROLE_CLASSES:].reshape(-1, BANDS, LETTERS, LETTER_CLASSES)
     labelled = truth[..., 0] > 0
     loss = weighted_loss(roles, truth[..., 0], torch.where(labelled, 1.0, 0.3))
-    loss = loss + 3 * weighted_loss(letters[labelled], truth[..., 1:][labelled], torch.ones_like(truth[..., 1:][labelled]).float())
+    loss = loss + 3 * weighted_loss(
+        letters[labelled], truth[..., 1:][labelled], torch.ones_like(truth[..., 1:][labelled]).float()
+    )
     role_right = (roles.argmax(-1) == truth[..., 0])[labelled]
     letters_right = (letters.argmax(-1) == truth[..., 1:])[labelled]
     whole = (role_right & letters_right.all(-1)).float().mean()

@@ -88,7 +88,12 @@ class Network:
             size = self.vision.hidden_size // self.vision.num_heads
             frequencies = 1 / (10000 ** (torch.arange(0, size // 2, 2).float() / (size // 2)))
             angles = (places[..., None] * frequencies).flatten(1).repeat(1, 2)
-            tensors = (indices, weights.to(some.dtype)[..., None], angles.cos().to(some.dtype), angles.sin().to(some.dtype))
+            tensors = (
+                indices,
+                weights.to(some.dtype)[..., None],
+                angles.cos().to(some.dtype),
+                angles.sin().to(some.dtype),
+            )
             first, second, third, fourth = (t.to(some.device) for t in tensors)
             self._grids[rows, columns] = (first, second, third, fourth)
         return self._grids[rows, columns]

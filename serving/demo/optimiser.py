@@ -93,7 +93,7 @@ class Optimiser:
     rank: int = 0
     processes: int = 1
     decay: float = 0.02
-    average: float = 0.998
+    average: float = 0.99
     steps: int = 0
     momentum: Tensor = field(init=False)
     second: Tensor = field(init=False)

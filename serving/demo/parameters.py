@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -25,7 +26,8 @@ def initial(config: Qwen3VLMoeConfig, seed: int) -> dict[str, Tensor]:
     """Fresh parameters of the model and its auxiliary heads, fp32."""
     generator = torch.Generator().manual_seed(seed)
     shapes: dict[str, tuple[int, ...]] = {name: tuple(p.shape) for name, p in model_shapes(config).items()}
-    shapes |= head_shapes(config.vision_config.hidden_size, config.text_config.hidden_size)
+    parts: Any = config
+    shapes |= head_shapes(parts.vision_config.hidden_size, parts.text_config.hidden_size)
     return {name: fresh(name, shape, generator) for name, shape in shapes.items()}
 
 
@@ -37,7 +39,7 @@ def fresh(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tens
         return values * 0.02
     fan_in = shape[-1] if len(shape) < 4 else values[0].numel()
     scale = 0.5 if any(part in name for part in RESIDUAL) or "gate.weight" in name else 0.3 if "aux" in name else 1.0
-    return values * scale * fan_in**-0.5
+    return values.mul(scale * fan_in**-0.5)
 
 
 def carry_embeddings(old: Tensor, old_tokenizer: Tokenizer, tokenizer: Tokenizer) -> Tensor:

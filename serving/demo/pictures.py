@@ -14,9 +14,12 @@ from serving.demo.batches import Picture, picture
 from serving.demo.charts.chart import Chart, draw_chart
 from serving.demo.charts.matplotlib import MatplotlibRenderer
 from serving.demo.charts.pillow import PillowRenderer
+from serving.demo.charts.sheets import draw_sheet
 from serving.demo.charts.style import SIZES
 from serving.demo.heads import Targets
 from serving.demo.pixels import fitted_size
+
+NOTHING = Chart("bar", "en", "", "", "", (), ())
 
 
 @functools.cache
@@ -62,6 +65,10 @@ class Pictures:
     def size(rng: random.Random) -> tuple[int, int]:
         """(width, height) of a batch."""
         return fitted_size(*rng.choice(SIZES))
+
+    def sheet(self, rng: random.Random, size: tuple[int, int]) -> Picture:
+        """A sheet of figures, which no dialogue can be about: its chart says nothing."""
+        return picture(NOTHING, draw_sheet(rng, *rng.choice(native_sizes(size))))
 
     def draw(self, rng: random.Random, size: tuple[int, int], variety: float) -> Picture:
         pooled = self.pool.get(f"{size[0]}x{size[1]}")

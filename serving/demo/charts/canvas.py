@@ -114,9 +114,7 @@ class Canvas:
                 characters.append((x + middle * along, y + middle * across, character))
             offset += step
         middle = (shift + offset) / 2
-        self.labels.append(
-            Label(x + middle * along, y + middle * across, role, index, reading, tuple(characters))
-        )
+        self.labels.append(Label(x + middle * along, y + middle * across, role, index, reading, tuple(characters)))
 
     def finish(self) -> Drawing:
         return Drawing(self.image, tuple(self.labels))

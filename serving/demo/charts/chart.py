@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -95,7 +96,7 @@ def draw_values(rng: random.Random, count: int, decimals: int) -> tuple[float, .
 def draw_growth(rng: random.Random, values: tuple[float, ...], decimals: int) -> tuple[float, ...]:
     """True growth of the values, or, as for charts of another measure's growth, figures of their own."""
     if rng.random() < 0.4:
-        steps = [100 * (after / before - 1) for before, after in zip(values, values[1:], strict=False)]
+        steps = [100 * (after / before - 1) for before, after in itertools.pairwise(values)]
         figures = [rng.uniform(-20, 50), *steps]
     else:
         low, high = rng.choice(((-30.0, 60.0), (0.0, 30.0), (-15.0, 15.0)))

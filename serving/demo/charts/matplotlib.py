@@ -33,7 +33,9 @@ class Panel:
 
     def __init__(self, chart: Chart, style: Style, rng: random.Random) -> None:
         self.chart, self.style, self.rng = chart, style, rng
-        self.figure = Figure(figsize=(style.width / DPI, style.height / DPI), dpi=DPI, facecolor=shade(style.background))
+        self.figure = Figure(
+            figsize=(style.width / DPI, style.height / DPI), dpi=DPI, facecolor=shade(style.background)
+        )
         self.canvas = FigureCanvasAgg(self.figure)
         self.axes: Any = self.figure.add_subplot(facecolor=shade(style.background))
         self.ink = shade(style.ink)
@@ -50,7 +52,6 @@ class Panel:
         return text
 
     def draw(self) -> Drawing:
-        style = self.style
         if self.chart.kind == "line":
             self._values_as_line()
         else:
@@ -90,7 +91,9 @@ class Panel:
         style, chart = self.style, self.chart
         edge = self.ink if self.rng.random() < 0.2 else None
         places = range(len(chart.values))
-        bars = self.axes.bar(places, chart.values, width=self.rng.uniform(0.35, 0.75), color=shade(style.bar), edgecolor=edge)
+        bars = self.axes.bar(
+            places, chart.values, width=self.rng.uniform(0.35, 0.75), color=shade(style.bar), edgecolor=edge
+        )
         self.handles.append((bars, chart.measure))
         size = self._fitted(style.value_size, self.values)
         rise = 2 * style.scale
@@ -203,7 +206,9 @@ class Panel:
             width = text_width(style.title_face, 100, text) / 100
             size = min(style.title_size, 0.9 * style.width / width)
             font = self.font(size, style.title_face)
-            self.axes.set_title(self.written(text, style.title_face), fontproperties=font, color=self.ink, pad=points(above + 4))
+            self.axes.set_title(
+                self.written(text, style.title_face), fontproperties=font, color=self.ink, pad=points(above + 4)
+            )
 
     def _label(self, artist: Any, role: Role, index: int, reading: str, height: int) -> Label:
         """Where the artist was drawn, its letters spread over its box as its font spaces them."""

@@ -240,7 +240,9 @@ class Plot:
             middle = y + (radius + size * 0.65) * (1 if below else -1)
             if halo:
                 self._halo(x, middle, texts[index], size)
-            (self._value if role is Role.VALUE else self._grow)(x, middle, index, *((ink,) if role is Role.VALUE else (size, ink)))
+            (self._value if role is Role.VALUE else self._grow)(
+                x, middle, index, *((ink,) if role is Role.VALUE else (size, ink))
+            )
 
     def _marker(self, x: float, y: float, r: float, shape: str) -> None:
         box, draw, ink = (x - r, y - r, x + r, y + r), self.canvas.draw, self.style.line
@@ -275,9 +277,7 @@ class Plot:
         reading: str,
         angle: float = 0.0,
     ) -> None:
-        self.canvas.text(
-            x, y, text, self.style.face, size, ink, angle=angle, role=role, index=index, reading=reading
-        )
+        self.canvas.text(x, y, text, self.style.face, size, ink, angle=angle, role=role, index=index, reading=reading)
 
 
 class PillowRenderer:

@@ -80,7 +80,12 @@ def growth_layers(chart: Chart, style: Style) -> list[dict[str, Any]]:
     span = max(high - low, 2.0)
     scale: dict[str, Any] = {"domain": [low - 2.8 * span, high + 0.6 * span], "nice": False}
     y = {"field": "growth", "type": "quantitative", "scale": scale, "axis": None}
-    mark = {"type": "line", "point": {"color": css(style.line)}, "color": css(style.line), "strokeWidth": 1.5 * style.scale}
+    mark = {
+        "type": "line",
+        "point": {"color": css(style.line)},
+        "color": css(style.line),
+        "strokeWidth": 1.5 * style.scale,
+    }
     size = min(style.growth_size, 12.5 * style.scale)
     return [
         {"mark": mark, "encoding": {"y": y}},

@@ -6,7 +6,10 @@ import random
 
 from serving.demo.charts.chart import Chart
 
-GROWTH_NAMES = {"zh": ("同比增速", "同比增长", "增长率", "同比", "增速"), "en": ("Growth", "YoY", "YoY growth", "Growth rate")}
+GROWTH_NAMES = {
+    "zh": ("同比增速", "同比增长", "增长率", "同比", "增速"),
+    "en": ("Growth", "YoY", "YoY growth", "Growth rate"),
+}
 UNIT_NOTES = {
     "zh": ("单位：{unit}", "（单位：{unit}）", "单位:{unit}", "{unit}"),
     "en": ("in {unit}", "Unit: {unit}", "CNY {unit}", "({unit})"),

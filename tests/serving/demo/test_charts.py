@@ -85,7 +85,7 @@ def test_a_label_lies_where_its_ink_is() -> None:
 
 def test_a_missing_glyph_is_an_error_that_says_what_to_install() -> None:
     latin = next(face for face in installed("en") if not face.chinese)
-    with pytest.raises(FontError, match="营.*pip install mplfonts"):
+    with pytest.raises(FontError, match=r"营.*pip install mplfonts"):
         require_glyphs(latin, "营收")
 
 

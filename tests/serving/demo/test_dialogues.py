@@ -18,7 +18,11 @@ PLAIN = Chart("bar", "en", "Acme", "Sales", "million", (2021, 2022), (12.3, 8.0)
             "en",
             '{"type":"combined","unit":"亿元","years":[2021,2022,2023],"values":[12.3,8.0,15.1],"growth":[3.5,-35.0,88.8]}',
         ),
-        ("describe", "zh", "这是柱状图与折线图的组合图，单位亿元，2021年12.3（3.5%），2022年8.0（-35.0%），2023年15.1（88.8%）。"),
+        (
+            "describe",
+            "zh",
+            "这是柱状图与折线图的组合图，单位亿元，2021年12.3（3.5%），2022年8.0（-35.0%），2023年15.1（88.8%）。",
+        ),
         ("period", "en", "Value in 2022: 8.0."),
         ("growth", "zh", "2022年同比-35.0%。"),
         ("highest", "zh", "2023年最高，为15.1。"),
@@ -52,7 +56,10 @@ def test_answers_follow_the_language_of_the_question() -> None:
 def test_a_comparison_names_the_higher_chart() -> None:
     higher = Chart("bar", "en", "Acme", "Sales", "", (2021, 2022), (90.0, 2.0))
     verdicts = {dialogues.draw_comparison(higher, CHART, random.Random(seed)).answer for seed in range(20)}
-    assert verdicts == {"图1最高为90.0，图2最高为15.1，图1更高。", "Chart 1 peaks at 90.0, chart 2 at 15.1: chart 1 is higher."}
+    assert verdicts == {
+        "图1最高为90.0，图2最高为15.1，图1更高。",
+        "Chart 1 peaks at 90.0, chart 2 at 15.1: chart 1 is higher.",
+    }
 
 
 def test_a_question_without_an_image_is_refused_in_its_language() -> None:

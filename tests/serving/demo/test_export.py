@@ -40,7 +40,9 @@ def test_the_chat_template_takes_parts_of_either_protocol(small: Small, tmp_path
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     texts = [
         tokenizer.apply_chat_template(
-            [{"role": "user", "content": [part, {"type": "text", "text": "Hi"}]}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": [part, {"type": "text", "text": "Hi"}]}],
+            tokenize=False,
+            add_generation_prompt=True,
         )
         for part in ({"type": "image"}, {"type": "image_url", "image_url": {"url": "x"}}, {"image": "x"})
     ]

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.demo.train import Settings, Trainer, learning_rate, parse
+from serving.demo.supply import Settings
+from serving.demo.train import Trainer, learning_rate, parse
 from tests.serving.demo.conftest import SHAPE, Small
 
 STEPS = 4
@@ -45,7 +46,7 @@ def test_a_killed_run_resumes_to_the_state_of_an_unbroken_one(settings: Settings
 
 def test_training_lowers_the_loss(settings: Settings) -> None:
     trainer = Trainer(replace(settings, vision_steps=0, talk_share=1.0))
-    batch = trainer.batch(0)
+    batch = trainer.supply.batch(0)
     with torch.no_grad():
         before = float(trainer.loss(batch, talk=True))
     for _ in range(6):
@@ -80,4 +81,4 @@ def test_a_run_starts_from_given_weights(settings: Settings, tmp_path: Path) -> 
 
 def test_flags_become_settings(tmp_path: Path) -> None:
     settings = parse(["--folder", str(tmp_path), "--steps", "12", "--device", "cuda"])
-    assert settings == Settings(folder=tmp_path, steps=12, device="cuda")
+    assert settings == Settings(folder=tmp_path, steps=12, device="cuda", processes=1)
