@@ -114,3 +114,18 @@ def test_it_answers_before_there_is_an_engine_and_stops_when_told(running: subpr
     running.send_signal(signal.SIGTERM)
     assert running.wait(30) == 0
     assert "Traceback" not in running.stderr.read()
+
+
+@pytest.mark.timeout(90)
+def test_it_ends_when_there_can_be_no_engine(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "run", "--port", "0"],
+        env=os.environ | {"HOMESCOPE_DATA": str(tmp_path), "HOMESCOPE_MODEL": str(tmp_path / "no-such-model")},
+        capture_output=True,
+        text=True,
+        timeout=80,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "homescope-server: no engine, so nothing to serve: " in done.stderr
+    assert "Traceback" not in done.stderr
