@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from client.errors import ConnectionFailed, HomescopeError, InvalidAnswer, LedgerError, ServiceError
 from client.ledger import Ledger
-from client.models import NO_USAGE, Answer, Done, Failed, Job, Record, Skipped, Totals
+from client.models import NO_USAGE, Answer, Done, Failed, Job, Record, Skipped, Totals, is_copy
 from client.pace import Pace
 from client.retry import DEFAULT, ONCE, Policy, persist
 from client.session import Session
@@ -135,20 +135,19 @@ class Batch:
         question = self._questions.setdefault(key, asyncio.Lock())
         async with question:
             if known := self._known(item, key):
-                self._record(known[0], position, resumed=known[1])
+                self._record(known, position, known=True)
             else:
                 self._record(await self._ask(item, key), position)
 
-    def _known(self, item: Item, key: str) -> tuple[Record, bool] | None:
-        """The record that answers for this image, and whether it was its own; None when it has to be asked."""
+    def _known(self, item: Item, key: str) -> Record | None:
+        """The record that answers for this image, its own or that of the same bytes; None when it has to be asked."""
         found = self._ledger.find(key)
-        if isinstance(found, Done):
-            own = found.file == item.file
-            first = found.duplicate_of or found.file
-            return (found if own else replace(found, file=item.file, duplicate_of=first)), own
-        if isinstance(found, Failed) and found.answer is not None and not self._retry_failed:
-            return replace(found, file=item.file), True
-        return None
+        if found is None or isinstance(found, Skipped):
+            return None
+        if isinstance(found, Failed) and (found.answer is None or self._retry_failed):
+            return None
+        first = found.duplicate_of or found.file
+        return replace(found, file=item.file, duplicate_of=None if first == item.file else first)
 
     async def _ask(self, item: Item, key: str) -> Record:
         attempts, began = 0, 0.0
@@ -209,12 +208,13 @@ class Batch:
         self._halted = self._halted or error
         self.stop()
 
-    def _record(self, record: Record, position: int, *, resumed: bool = False) -> None:
+    def _record(self, record: Record, position: int, *, known: bool = False) -> None:
         try:
-            self._ledger.append(record, position)
+            news = self._ledger.append(record, position)
         except LedgerError as error:
             self._halt(error)
             return
+        resumed = known and not (news and is_copy(record))
         self.totals.count(record, resumed=resumed)
         self._on_record(record, resumed)
         if self._ledger.full is not None:

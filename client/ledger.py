@@ -124,8 +124,11 @@ class Ledger:
         row = self._db.execute("SELECT record FROM states WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)).fetchone()
         return None if row is None else from_json(row[0])
 
-    def append(self, record: Record, position: int = 0) -> None:
+    def append(self, record: Record, position: int = 0) -> bool:
         """Commits a record, then adds its line. What is already the latest word about its file is not repeated.
+
+        Returns:
+            Whether it was news.
 
         Raises:
             DiskFull: even the space set aside is used up. (`full` is set when that space is given up.)
@@ -133,13 +136,14 @@ class Ledger:
         line = to_json(record)
         latest = "SELECT record FROM states WHERE job = ? AND file = ? ORDER BY id DESC LIMIT 1"
         if self._db.execute(latest, (self._job, record.file)).fetchone() == (line,):
-            return
+            return False
         try:
             self._insert(record, position, line)
         except DiskFull as error:
             self._give_up_reserve(error)
             self._insert(record, position, line)
         self._add_line(line)
+        return True
 
     def _insert(self, record: Record, position: int, line: str) -> None:
         with _explained(self.path):

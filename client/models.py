@@ -116,6 +116,7 @@ class Failed:
     """An image without a usable answer, and why.
 
     `answer` holds the words that did not fit the schema and is None when nothing came: only the former was paid for.
+    `duplicate_of`: as in `Done`.
     """
 
     file: str
@@ -127,6 +128,7 @@ class Failed:
     attempts: int = 1
     answer: str | None = None
     usage: Usage = NO_USAGE
+    duplicate_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,11 @@ _STATES: dict[str, type[Done] | type[Failed] | type[Skipped]] = {"done": Done, "
 def state(record: Record) -> str:
     """`done`, `failed` or `skipped`."""
     return type(record).__name__.lower()
+
+
+def is_copy(record: Record) -> bool:
+    """Whether the record repeats what was asked and paid for another file of the same bytes."""
+    return not isinstance(record, Skipped) and record.duplicate_of is not None
 
 
 def to_json(record: Record) -> str:
@@ -195,8 +202,7 @@ class Totals:
         setattr(self, name, getattr(self, name) + 1)
         if isinstance(record, Skipped):
             return
-        duplicate = isinstance(record, Done) and record.duplicate_of is not None
         self.resumed += resumed
-        self.duplicates += duplicate and not resumed
-        if not (resumed or duplicate):
+        self.duplicates += is_copy(record) and not resumed
+        if not (resumed or is_copy(record)):
             self.usage += record.usage

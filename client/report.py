@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from client.models import Done, Failed, Job, Record, Skipped, Usage
+from client.models import Done, Failed, Job, Record, Skipped, Usage, is_copy
 from client.scoring import Expected, Score, same
 from client.structured import json_in
 
@@ -82,7 +82,7 @@ def summarise(records: Iterable[Record], expected: Expected) -> Summary:
     right = total = 0
     for record in records:
         kinds[kind(record, expected)] += 1
-        if not isinstance(record, Skipped) and not (isinstance(record, Done) and record.duplicate_of):
+        if not isinstance(record, Skipped) and not is_copy(record):
             usage += record.usage
         verdict = expected.right(record)
         right, total = right + (verdict is True), total + (verdict is not None)
@@ -171,16 +171,16 @@ def _card(record: Record, expected: Expected) -> str:
 
 
 def _facts(record: Record) -> str:
+    if isinstance(record, Skipped):
+        return ""
+    twin = [f"same image as {record.duplicate_of}"] if record.duplicate_of else []
     if isinstance(record, Done):
         facts = [f"{record.seconds:.1f} s", f"{record.usage.total_tokens:,} tokens"]
         cut = ["cut off at the token limit"] if record.finish_reason == "length" else []
-        twin = [f"same image as {record.duplicate_of}"] if record.duplicate_of else []
         return ", ".join([*facts, *cut, *twin])
-    if isinstance(record, Failed):
-        status = [f"HTTP {record.status}"] if record.status else []
-        request = [f"request {record.request_id}"] if record.request_id else []
-        return ", ".join([*status, *filter(None, [record.code]), f"attempts: {record.attempts}", *request])
-    return ""
+    status = [f"HTTP {record.status}"] if record.status else []
+    request = [f"request {record.request_id}"] if record.request_id else []
+    return ", ".join([*status, *filter(None, [record.code]), f"attempts: {record.attempts}", *request, *twin])
 
 
 def _content(record: Record, expected: Expected) -> str:

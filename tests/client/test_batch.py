@@ -12,9 +12,11 @@ import pytest
 from client import errors
 from client.batch import SAME_REFUSAL, Batch
 from client.ledger import Ledger
-from client.models import Done, Failed, Job, Record, Skipped, Totals
+from client.models import Done, Failed, Job, Record, Skipped, Totals, is_copy
 from client.pace import Pace
+from client.report import summarise
 from client.retry import Policy
+from client.scoring import Expected
 from client.session import Session
 from client.sources import walk
 from tests.client import server as replies
@@ -106,6 +108,21 @@ async def test_the_same_bytes_twice_are_one_question(server: Scripted, charts: F
     assert (totals.done, totals.duplicates, len(server.calls)) == (2, 1, 1)
     [twin] = [record.duplicate_of for record in records if isinstance(record, Done) and record.duplicate_of]
     assert Path(twin).name in {"chart-1.png", "copy.png"}
+
+
+@pytest.mark.parametrize("schema", [None, {"type": "object"}], ids=["done", "unfit"])
+async def test_the_same_bytes_twice_stay_what_they_were(
+    server: Scripted, charts: Folder, schema: dict[str, Any] | None
+) -> None:
+    folder, job = charts(1), Job("?", schema=schema)
+    (folder / "copy.png").write_bytes((folder / "chart-1.png").read_bytes())
+    totals, first = await run(server, folder, job)
+    assert (totals.resumed, totals.duplicates, totals.usage.total_tokens) == (0, 1, 110)
+    totals, second = await run(server, folder, job)
+    assert second == first
+    assert (totals.resumed, totals.duplicates, totals.usage.total_tokens) == (2, 0, 0)
+    assert sum(is_copy(record) for record in second) == 1
+    assert summarise(second, Expected({})).usage.total_tokens == 110
 
 
 async def test_one_bad_image_harms_no_other(server: Scripted, charts: Folder) -> None:
