@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,36 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 def json_in(text: str) -> Any:
     """The JSON value of an answer: the whole text, a fenced block, or the first object or array in a sentence.
 
+    Where the text breaks off inside an object or array, there is none: a part of it would pass for the whole.
+    Escapes of half a character (`\\ud83d` alone) become U+FFFD, since no file can hold them.
+
     Raises:
         ValueError: there is none.
     """
-    candidates = [text, *_FENCED.findall(text)]
-    for candidate in candidates:
-        try:
+    value = _found(text)
+    if r"\ud" not in text.casefold():
+        return value
+    return json.loads(whole_characters(json.dumps(value, ensure_ascii=False)))
+
+
+def _found(text: str) -> Any:
+    for candidate in [text, *_FENCED.findall(text)]:
+        with suppress(ValueError):
             return _parse(candidate.strip())
-        except ValueError:
-            continue
     for start in (match.start() for match in re.finditer(r"[{\[]", text)):
         try:
             return _DECODER.raw_decode(text, start)[0]
+        except json.JSONDecodeError as error:
+            if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+                break
         except ValueError:
             continue
     raise ValueError("there is no JSON in the answer")
+
+
+def whole_characters(text: str) -> str:
+    """Text that can be written as UTF-8: half a surrogate pair becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _refuse(constant: str) -> Any:
@@ -58,7 +74,7 @@ def read_schema(path: Path) -> dict[str, Any]:
         ConfigurationError: unreadable, not JSON, or not a schema.
     """
     try:
-        schema = json.loads(path.read_text("utf-8"))
+        schema = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"the schema {path} cannot be read: {error.strerror}") from error
     except ValueError as error:

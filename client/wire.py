@@ -18,6 +18,7 @@ from typing import Any
 
 from client.errors import BadResponse, ServiceError, service_error
 from client.models import Answer, Piece, Usage
+from client.structured import whole_characters
 
 PATH = "/services/aigc/multimodal-generation/generation"
 
@@ -147,9 +148,8 @@ def _not_an_answer(payload: Mapping[str, Any]) -> str:
 
 
 def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if "text" in part)
+    text = content if isinstance(content, str) else "".join(part["text"] for part in content if "text" in part)
+    return whole_characters(text)
 
 
 def _usage(usage: Mapping[str, Any] | None) -> Usage:

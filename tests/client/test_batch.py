@@ -14,7 +14,7 @@ from client.batch import SAME_REFUSAL, Batch
 from client.ledger import Ledger
 from client.models import Done, Failed, Job, Record, Skipped, Totals, is_copy
 from client.pace import Pace
-from client.report import summarise
+from client.report import summarise, write_page
 from client.retry import Policy
 from client.scoring import Expected
 from client.session import Session
@@ -178,6 +178,19 @@ async def test_a_schema_gives_values(server: Scripted, charts: Folder) -> None:
     _, [record] = await run(server, charts(1), Job("?", schema={"type": "object"}))
     assert isinstance(record, Done)
     assert record.value == {"v": [1, 2.5]}
+
+
+@pytest.mark.parametrize(
+    ("content", "schema"), [(r'"words \ud83d"', None), (r'"{\"v\": \"\\ud83d\"}"', {"type": "object"})]
+)
+async def test_half_a_character_is_not_the_end_of_the_run(
+    server: Scripted, charts: Folder, tmp_path: Path, content: str, schema: dict[str, Any] | None
+) -> None:
+    body = '{"output": {"choices": [{"finish_reason": "stop", "message": {"content": %s}}]}}' % content
+    server.default = lambda call: replies.HTMLResponse(body)
+    totals, records = await run(server, charts(1), Job("?", schema=schema))
+    assert totals.done == 1
+    write_page(tmp_path / "page.html", lambda: records, JOB)
 
 
 @pytest.mark.parametrize(

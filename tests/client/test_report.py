@@ -126,6 +126,16 @@ def test_no_thumbnail_is_no_accident(tmp_path: Path) -> None:
     assert html.count("no preview") == 3
 
 
+def test_a_damaged_exif_block_is_no_accident(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.5
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    for at in range(20, 80):
+        (tmp_path / "a.jpg").write_bytes(data[:at] + bytes([data[at] ^ 12]) + data[at + 1 :])
+        thumbnail(tmp_path / "a.jpg")
+
+
 def test_the_page_is_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("old")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ def done(file: str, answer: str) -> Done:
 )
 def test_json_in(text: str, value: Any) -> None:
     assert json_in(text) == value
+
+
+@pytest.mark.parametrize("text", [r'{"a": "\ud83d"}', r'so: ["\uD83D"]'])
+def test_half_a_character_is_replaced(text: str) -> None:
+    assert "\ufffd" in json.dumps(json_in(text), ensure_ascii=False).encode().decode()
+    assert json_in(r'{"a": "\ud83d\ude00"}') == {"a": "😀"}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"charts": [{"v": 1}, {"v"', '[{"v": 1}, {"', 'So: {"a": [1, 2], "b', '{"a": {"v": 1},']
+)
+def test_a_part_of_a_broken_off_answer_is_no_answer(text: str) -> None:
+    with pytest.raises(ValueError, match="no JSON"):
+        json_in(text)
 
 
 @pytest.mark.parametrize("text", ["", "no", "{", '{"a": 1', '{"a": NaN}', "{a: 1}"])
@@ -64,6 +79,12 @@ def test_words_are_not_right() -> None:
     assert not is_right("I cannot read it", {"a": 1})
 
 
+def test_words_where_words_are_expected() -> None:
+    assert is_right(" 上升\n", "上升")
+    assert is_right('"上升"', "上升")
+    assert not is_right("下降", "上升")
+
+
 def test_the_nearest_name_matches() -> None:
     expected = Expected({"chart.png": 1, "a/chart.png": 2})
     assert expected.get("charts/chart.png") == 1
@@ -91,9 +112,17 @@ def test_share() -> None:
 
 def test_read(tmp_path: Path) -> None:
     path = tmp_path / "expected.jsonl"
-    path.write_text('{"file": "图1.png", "expected": {"年": [2021]}}\n\n{"file": "b.png", "expected": 1}\n', "utf-8")
+    path.write_text(
+        '{"file": "图1.png", "expected": {"年": [2021]}}\n\n{"file": "b.png", "expected": "\u2028"}\n', "utf-8"
+    )
     expected = Expected.read(path)
-    assert (expected.get("图1.png"), expected.get("b.png")) == ({"年": [2021]}, 1)
+    assert (expected.get("图1.png"), expected.get("b.png")) == ({"年": [2021]}, "\u2028")
+
+
+def test_read_what_a_windows_editor_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "expected.jsonl"
+    path.write_text('{"file": "a.png", "expected": 1}\r\n', "utf-8-sig")
+    assert Expected.read(path).get("a.png") == 1
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[]", "3", '{"file": "a.png"}'])
