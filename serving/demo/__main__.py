@@ -19,7 +19,7 @@ DESCRIBE = "请分析这张图表，提取公司近三年的营收数据和同�
 READY_WITHIN_S = 600
 STOP_WITHIN_S = 30
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoError(Exception):
@@ -95,7 +95,8 @@ async def running_server(data: Path, env: dict[str, str]) -> AsyncIterator[str]:
 async def demo(folder: Path, charts: int, seed: int) -> int:
     started = time.monotonic()
     samples = emptied(folder)
-    env = os.environ | {"HOMESCOPE_DATA": str(folder / "data")}
+    # The server's line for every request would stand between the client's own lines.
+    env = os.environ | {"HOMESCOPE_DATA": str(folder / "data"), "HOMESCOPE_LOG_LEVEL": "warning"}
 
     key = (await output_of("homescope-server", "keys", "create", "--name", "demo", env=env)).strip().splitlines()[-1]
     async with running_server(folder / "data", env) as url:
@@ -113,6 +114,7 @@ async def demo(folder: Path, charts: int, seed: int) -> int:
             "--expected", str(relative(samples / "expected.jsonl")),
             "--page", str(relative(folder / "results.html")),
             "--min-right", "0.8",
+            "--show",
             env=client_env,
         )  # fmt: skip
     total = time.monotonic() - started
