@@ -31,8 +31,9 @@ fmt: setup ## rewrite files to the format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup ## gateway against the bare engine, into benchmarks/results/
-	@$(BIN)/python -m benchmarks.gateway_overhead
+bench: setup ## what the gateway costs: CPU and memory, images per second against the bare engine
+	@$(BIN)/python -m benchmarks.gateway_overhead cpu --out benchmarks/results/gateway_cpu.json
+	@$(BIN)/python -m benchmarks.gateway_overhead ratio --out benchmarks/results/gateway_ratio.json
 
 lock: setup ## write locks/ anew from pyproject.toml
 	@sh scripts/lock.sh
