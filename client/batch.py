@@ -24,7 +24,7 @@ _PREFETCH = 2
 """Workers beyond the pace's limit: they read the next images while all places are taken."""
 
 
-class _Abandoned(Exception):  # noqa: N818 -- an outcome, not an error
+class _Abandoned(Exception):
     """The run is stopping: this image stays as it is, for the next run."""
 
 

@@ -22,7 +22,6 @@ HomescopeError
     └── DiskFull            no space left
 """
 
-# ruff: noqa: N818 -- the leaves are named for what happened; only the branches end in Error.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar

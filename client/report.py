@@ -110,7 +110,7 @@ def thumbnail(path: Path) -> str | None:
                 small = ImageOps.exif_transpose(image)
                 small.thumbnail(THUMBNAIL)
                 return _webp(small)
-        except Exception:  # noqa: BLE001 -- damaged files make Pillow raise anything: struct.error, TypeError, ...
+        except Exception:  # damaged files make Pillow raise anything: struct.error, TypeError, ...
             return None
 
 

@@ -62,15 +62,17 @@ class Session:
     ) -> None:
         self.base_url = _base_url(base_url or os.environ.get(BASE_URL_NAME, ""))
         self._retry = retry
-        self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {_api_key(api_key or os.environ.get(API_KEY_NAME, ''))}"},
-            timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            verify=_tls(),
-            # A proxy from the environment cannot know this machine's own addresses.
-            trust_env=not _is_loopback(httpx.URL(self.base_url).host),
-            transport=transport,
-        )
+        key = _api_key(api_key or os.environ.get(API_KEY_NAME, ""))
+        with _usable_environment():
+            self._http = httpx.AsyncClient(
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+                verify=_tls(),
+                # A proxy from the environment cannot know this machine's own addresses.
+                trust_env=not _is_here(httpx.URL(self.base_url).host),
+                transport=transport,
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -198,9 +200,25 @@ class Session:
         raise ConnectionLost("the answer broke off before its end")
 
 
-def _is_loopback(host: str) -> bool:
+@contextmanager
+def _usable_environment() -> Iterator[None]:
+    """What httpx makes of the environment's proxies and certificates, in words that say where to look."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        yield
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise ConfigurationError(
+            f"the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY cannot be used: {error}; set an http:// one, or none"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"the certificates named by SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error.strerror or error}"
+        ) from error
+
+
+def _is_here(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host == "localhost"
 
@@ -257,6 +275,8 @@ def _base_url(given: str) -> str:
         url = httpx.URL(given.strip().rstrip("/"))
     except httpx.InvalidURL as error:
         raise ConfigurationError(f"the server address {given!r} is not a URL: {error}") from error
+    if url.userinfo:
+        raise ConfigurationError("the server address holds a user name or password: leave it out, the key is enough")
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigurationError(f"the server address {given!r} is not a URL; it begins with http:// or https://")
     if "compatible-mode" in url.path:

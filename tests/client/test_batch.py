@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -186,7 +187,7 @@ async def test_a_schema_gives_values(server: Scripted, charts: Folder) -> None:
 async def test_half_a_character_is_not_the_end_of_the_run(
     server: Scripted, charts: Folder, tmp_path: Path, content: str, schema: dict[str, Any] | None
 ) -> None:
-    body = '{"output": {"choices": [{"finish_reason": "stop", "message": {"content": %s}}]}}' % content
+    body = json.dumps(replies.frame("CONTENT")).replace('"CONTENT"', content)
     server.default = lambda call: replies.HTMLResponse(body)
     totals, records = await run(server, charts(1), Job("?", schema=schema))
     assert totals.done == 1

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import aclosing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from client import errors
 from client.models import Usage
 from client.retry import ONCE, Policy
-from client.session import Session, _translated
+from client.session import Session, _tls, _translated
 from tests.client import server as replies
 from tests.client.conftest import png
 from tests.client.server import Scripted
@@ -262,6 +263,7 @@ async def test_an_unusable_image_is_never_sent(server: Scripted, image: Any) -> 
         ("x:80/api/v1", "k", "begins with http"),
         ("http://h:port", "k", "is not a URL"),
         ("http://x/compatible-mode/v1", "k", "needs the one with /api/v1"),
+        ("http://user:secret@x/api/v1", "k", "^(?!.*secret).*holds a user name"),
         ("http://x", "sk-钥匙", "characters that no key has"),
         ("http://x", "sk-1 sk-2", "characters that no key has"),
     ],
@@ -298,9 +300,34 @@ async def test_no_proxy_for_this_machine(server: Scripted, monkeypatch: pytest.M
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with session(server, retry=ONCE) as s:
         assert await s.ask(png(), "?")
-    async with Session("http://homescope.invalid", "k", retry=ONCE) as s:
-        with pytest.raises(errors.ConnectionFailed):
-            await s.ask(png(), "?")
+
+
+async def test_the_environments_proxy_for_every_other(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/api/v1"))
+    async with Session("http://homescope.invalid/api/v1", "k", retry=ONCE) as s:
+        assert await s.ask(png(), "?")
+    [call] = server.calls
+    assert call.headers["host"] == "homescope.invalid"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        pytest.param(
+            "ALL_PROXY",
+            "socks5://127.0.0.1:9",
+            "ALL_PROXY cannot be used",
+            marks=pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS proxies can be used here"),
+        ),
+        ("HTTPS_PROXY", "carrier-pigeon://127.0.0.1", "ALL_PROXY cannot be used"),
+        ("SSL_CERT_FILE", "/nowhere.pem", "cannot be read: No such file"),
+    ],
+)
+def test_an_environment_that_cannot_work(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+    monkeypatch.setenv(name, value)
+    _tls.cache_clear()
+    with pytest.raises(errors.ConfigurationError, match=words):
+        Session("https://homescope.invalid", "k")
 
 
 def leaves(kind: type[Exception]) -> Iterator[type[Exception]]:
