@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from client.errors import ConnectionFailed, HomescopeError, InvalidAnswer, LedgerError, ServiceError
+from client.errors import ConnectionFailed, HomescopeError, InvalidAnswer, LedgerError
 from client.ledger import Ledger
 from client.models import NO_USAGE, Answer, Done, Failed, Job, Record, Skipped, Totals, is_copy
 from client.pace import Pace
@@ -18,7 +18,7 @@ from client.session import Session
 from client.sources import Item, load
 
 SAME_REFUSAL = 20
-"""So many first images refused in the same words, and not one answered: the request is wrong, not the images."""
+"""So many first images failed in the same words, and not one answered: the request is wrong, or the server."""
 
 _PREFETCH = 2
 """Workers beyond the pace's limit: they read the next images while all places are taken."""
@@ -62,6 +62,10 @@ class Batch:
         keep_going: never take the same refusal of all first images for a reason to stop.
         retry_failed: ask also those again that were answered wrongly.
         on_record: called with every record as it ends, and whether it is an earlier run's.
+
+    Attributes:
+        totals: what has become of the images up to now.
+        refused_alike: the run ended because of `SAME_REFUSAL`.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Batch:
     ) -> None:
         self.totals = Totals()
         self.pace = pace or Pace.auto()
+        self.refused_alike = False
         self._session, self._job, self._ledger, self._policy = session, job, ledger, retry
         self._keep_going, self._retry_failed, self._on_record = keep_going, retry_failed, on_record
         self._stopping = asyncio.Event()
@@ -198,11 +203,12 @@ class Batch:
         return _failed(item, key, error, attempts)
 
     def _notice_sameness(self, error: HomescopeError) -> None:
-        if isinstance(error, ServiceError):
-            self._refusals[error.code, error.message] += 1
-            same = self._refusals[error.code, error.message] == self._refusals.total() >= SAME_REFUSAL
-            if same and not self._answered and not self._keep_going:
-                self._halt(error)
+        if self._answered or self._keep_going or isinstance(error, InvalidAnswer) or len(self._refusals) > 1:
+            return
+        self._refusals[error.code, error.message] += 1
+        if len(self._refusals) == 1 and self._refusals.total() >= SAME_REFUSAL:
+            self.refused_alike = True
+            self._halt(error)
 
     def _halt(self, error: HomescopeError) -> None:
         self._halted = self._halted or error

@@ -66,15 +66,20 @@ class Ledger:
         self._job = job.fingerprint
         self.full: DiskFull | None = None
         self._lines: int | None = None
-        if out.exists() and out.stat().st_size and not self.path.exists():
-            raise LedgerError(f"{out} exists and has no ledger beside it: choose another --out, or move it away")
         with _explained(self.path):
+            self._refuse_what_is_not_ours()
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=0.5)
         try:
             self._begin()
         except BaseException:
             self._db.close()
             raise
+
+    def _refuse_what_is_not_ours(self) -> None:
+        if self.out.exists() and not self.out.is_file():
+            raise LedgerError(f"{self.out} is not a regular file: choose another --out")
+        if self.out.exists() and self.out.stat().st_size and not self.path.exists():
+            raise LedgerError(f"{self.out} exists and has no ledger beside it: choose another --out, or move it away")
 
     def _begin(self) -> None:
         with _explained(self.path):
@@ -201,7 +206,8 @@ def _explained(path: Path) -> Iterator[None]:
             raise LedgerBusy(f"another run is writing {path}: let it finish, or choose another --out") from error
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
             raise DiskFull(_no_room(path)) from error
-        raise LedgerError(f"the ledger {path} cannot be used: {error}") from error
+        hint = "; is its folder there, and may you write in it?" if code == sqlite3.SQLITE_CANTOPEN else ""
+        raise LedgerError(f"the ledger {path} cannot be used: {error}{hint}") from error
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFull(_no_room(path)) from error

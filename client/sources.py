@@ -40,7 +40,7 @@ def check_sources(sources: Sequence[str]) -> None:
         ConfigurationError: a missing path, a pattern without a match, a folder without a file.
     """
     for source in sources:
-        if not Path(source).exists() and not _matches(source):
+        if not _exists(source) and not _matches(source):
             what = "nothing matches" if glob.has_magic(source) else "no such file or folder:"
             raise ConfigurationError(f"{what} {source}; check the spelling and the current folder")
         if Path(source).is_dir():
@@ -48,6 +48,13 @@ def check_sources(sources: Sequence[str]) -> None:
                 raise ConfigurationError(f"the folder {source} cannot be read: permission denied")
             if next(walk([source]), None) is None:
                 raise ConfigurationError(f"the folder {source} is empty: put images into it or name another one")
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except OSError as error:
+        raise ConfigurationError(f"{source[:80]} cannot be looked at: {error.strerror}") from error
 
 
 def walk(sources: Sequence[str], exclude: Collection[Path] = ()) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from client.batch import Batch
+from client.batch import SAME_REFUSAL, Batch
 from client.errors import (
     AccountBlocked,
     ConfigurationError,
@@ -95,14 +95,15 @@ async def run(session: Session, plan: Plan) -> int:
     if not plan.quiet or code:
         _tell(_lines(batch, summary, plan, failures, time.monotonic() - began))
     if stopped is not None:
-        complain(stopped)
+        alike = f"the first {SAME_REFUSAL} images all failed so: put it right, or go on regardless with --keep-going"
+        complain(stopped, alike if batch.refused_alike else "")
     return code
 
 
-def complain(error: HomescopeError) -> int:
+def complain(error: HomescopeError, advice: str = "") -> int:
     """One line for a person on standard error, and the exit code that goes with it."""
     request = f"request {error.request_id}" if error.request_id else ""
-    parts = [error.message.rstrip("."), _ADVICE.get(type(error), ""), request]
+    parts = [error.message.rstrip("."), advice or _ADVICE.get(type(error), ""), request]
     line = Text.assemble(("error: ", "bold red"), "; ".join(filter(None, parts)))
     Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(line)
     settled = isinstance(error, ConfigurationError | ConnectionFailed | UnusableImage | LedgerError)
@@ -186,10 +187,12 @@ def _summary(ledger: Ledger, plan: Plan, console: Console) -> Summary:
 
 def _outcome(batch: Batch, summary: Summary, plan: Plan, stopped: HomescopeError | None) -> int:
     totals = batch.totals
-    if stopped is not None or totals.ended == totals.skipped > 0:
+    if stopped is not None:
         return UNUSABLE
     if batch.stopping:
         return INTERRUPTED
+    if totals.ended == totals.skipped:
+        return UNUSABLE
     too_few = plan.min_right is not None and summary.score.share < plan.min_right
     return SOME_FAILED if totals.failed or too_few else 0
 
@@ -220,14 +223,16 @@ def _lines(
 
 def _problems(batch: Batch, summary: Summary, plan: Plan) -> Iterator[str]:
     totals, score = batch.totals, summary.score
-    if totals.failed:
+    if totals.failed and not batch.refused_alike:
         unfit = plan.job.schema is not None and not plan.retry_failed
         yield "run the same command again to ask the failed ones again" + (
             "; with --retry-failed also those whose answer did not fit the schema" if unfit else ""
         )
-    if totals.ended == totals.skipped > 0:
+    if not (totals.ended or batch.stopping):
+        yield "there is no file to ask about: name other sources"
+    elif totals.ended == totals.skipped > 0:
         yield f"none of the {totals.skipped} files is an image that can be sent; the reasons are in {plan.out}"
     if plan.min_right is not None and score.share < plan.min_right:
         yield f"fewer than {plan.min_right:.0%} are exactly right" if score.total else "no known answer for any image"
-    if batch.stopping:
+    if batch.stopping and not batch.refused_alike:
         yield "stopped early: run the same command again to go on, what is answered is not asked again"

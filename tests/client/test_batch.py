@@ -222,6 +222,13 @@ async def test_the_same_refusal_of_all_first_images_stops(server: Scripted, char
     assert totals.done == 200
 
 
+async def test_a_server_of_another_kind_stops(server: Scripted, charts: Folder) -> None:
+    server.default = lambda call: replies.HTMLResponse("<h1>Welcome</h1>")
+    with pytest.raises(errors.BadResponse, match="not JSON"):
+        await run(server, charts(SAME_REFUSAL + 20), retry=Policy(attempts=1))
+    assert len(server.calls) <= SAME_REFUSAL + 8
+
+
 async def test_unless_told_to_keep_going(server: Scripted, charts: Folder) -> None:
     server.default = lambda call: replies.refusal(400, "InvalidParameter", "too small")
     totals, _ = await run(server, charts(SAME_REFUSAL + 5), keep_going=True)

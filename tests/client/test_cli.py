@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,7 @@ def test_mistakes_are_one_line(
     [
         ("nowhere", [], "no such file or folder: nowhere"),
         ("no*such", [], "nothing matches no*such"),
+        ("a" * 300, [], "File name too long"),
         ("empty", [], "the folder empty is empty"),
         ("chart.png", ["--min-right", "0.8"], "--min-right needs --expected"),
         ("chart.png", ["--min-right", "8"], "not in the range"),
@@ -221,6 +223,31 @@ def test_only_files_that_are_no_images(server: Scripted, tmp_path: Path, out: Pa
     assert result.exit_code == 2
     assert "none of the 1 files is an image that can be sent" in result.stdout
     assert lines(out)[0]["reason"] == "not an image"
+
+
+def test_nothing_to_ask_about(server: Scripted, tmp_path: Path) -> None:
+    (tmp_path / "chart-folder").mkdir()
+    result = run(server, "batch", f"{tmp_path}/chart-*", "--prompt", "?", "--out", tmp_path / "out.jsonl")
+    assert result.exit_code == 2
+    assert "there is no file to ask about" in result.stdout
+
+
+def test_all_refused_alike_says_how_to_go_on(server: Scripted, charts: Folder, out: Path) -> None:
+    server.default = lambda call: replies.refusal(400, "InvalidParameter", "Range of top_p should be (0.0, 1.0]")
+    result = run(server, "batch", charts(40), "--prompt", "?", "--out", out)
+    assert result.exit_code == 2
+    assert "error: Range of top_p should be (0.0, 1.0]; " in result.stderr
+    assert "--keep-going" in result.stderr
+    assert "run the same command again" not in result.stdout
+
+
+def test_results_into_what_is_no_file(server: Scripted, chart: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = run(server, "batch", chart, "--prompt", "?", "--out", tmp_path / "pipe")
+    assert result.exit_code == 2
+    assert "is not a regular file" in result.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("pipe")] == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_file_of_somebody_else(server: Scripted, chart: Path, tmp_path: Path) -> None:

@@ -168,5 +168,5 @@ def test_a_ledger_from_the_future(out: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="cannot be used"):
+    with pytest.raises(LedgerError, match="may you write in it"):
         Ledger(tmp_path / "nowhere" / "results.jsonl", JOB)
