@@ -59,10 +59,20 @@ def _parameters(ctx: click.Context, param: click.Parameter, values: Sequence[str
     return parameters
 
 
+def _words(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(
+            "it holds bytes that are not UTF-8; check the terminal's encoding", ctx, param
+        ) from error
+    return value
+
+
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command which asks has."""
     options = [
-        click.option("--prompt", required=True, help="The question."),
+        click.option("--prompt", required=True, callback=_words, help="The question."),
         click.option("--model", default=DEFAULT_MODEL, show_default=True, help="A model that the server knows."),
         click.option("--schema", type=click.Path(path_type=Path), help="JSON Schema that the answer has to fit."),
         click.option(

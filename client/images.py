@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import stat
 import warnings
 from pathlib import Path
@@ -115,9 +116,12 @@ def read(path: Path) -> bytes:
     """
     try:
         mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            readable = os.access(path, os.R_OK | os.X_OK)
+            raise UnusableImage("a folder, not an image" if readable else "a folder that cannot be read")
         if not stat.S_ISREG(mode):
             # Opening a FIFO would wait for its writer for ever.
-            raise UnusableImage("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+            raise UnusableImage("not a regular file")
         with path.open("rb") as file:
             head = file.read(_HEAD)
             _kind(head, path.stat().st_size)

@@ -88,10 +88,13 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _folder(folder: Path) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder):
+    unreadable: list[OSError] = []
+    for where, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
         for name in sorted((name for name in files if not name.startswith(".")), key=natural):
             yield Path(where, name)
+    # Left for `load`, which says why: images must not be left out without a word.
+    yield from (Path(error.filename) for error in unreadable)
 
 
 def load(path: Path) -> Item | Skipped:

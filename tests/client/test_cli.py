@@ -173,6 +173,7 @@ MISTAKES: list[tuple[list[str], dict[str, str], str]] = [
     ([], {"DASHSCOPE_HTTP_BASE_URL": ""}, "no server address: pass --base-url"),
     (["--base-url", "http://127.0.0.1:9/api/v1"], {}, "cannot reach http://127.0.0.1:9/api/v1"),
     (["--schema", "missing.json"], {}, "the schema missing.json cannot be read: No such file or directory"),
+    (["--prompt", "\udcff"], {}, "bytes that are not UTF-8"),
     (["--parameter", "temperature"], {}, "is not of the form NAME=VALUE"),
 ]
 

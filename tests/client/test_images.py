@@ -77,6 +77,11 @@ def test_a_fifo_does_not_block(tmp_path: Path) -> None:
         read(tmp_path / "pipe.png")
 
 
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UnusableImage, match="a folder, not an image"):
+        read(tmp_path)
+
+
 def test_unreadable(tmp_path: Path) -> None:
     loop = tmp_path / "loop.png"
     loop.symlink_to(loop)

@@ -63,6 +63,22 @@ def test_it_is_lazy(folder: Path) -> None:
     assert isinstance(load(next(found)), Skipped)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_below_that_cannot_be_read_is_told(folder: Path) -> None:
+    (folder / "sub").chmod(0)
+    *others, last = walk([str(folder)])
+    (folder / "sub").chmod(0o700)
+    assert (len(others), last) == (3, folder / "sub")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_load_says_of_a_folder_why(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    closed = load(tmp_path)
+    tmp_path.chmod(0o700)
+    assert closed == Skipped(str(tmp_path), "a folder that cannot be read")
+
+
 def test_load(tmp_path: Path) -> None:
     path = tmp_path / "图表.jpg"
     path.write_bytes(png(7))
