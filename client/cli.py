@@ -21,6 +21,9 @@ from client.sources import check_sources
 from client.structured import read_schema, validated
 from client.terminal import INTERRUPTED, Plan, complain, run
 
+_PATIENCE = Policy(attempts=3, throttled_attempts=5, longest_retry_after=15.0)
+"""Of someone who waits for one answer before a silent terminal."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Server:
@@ -171,7 +174,7 @@ def _image(given: str) -> ImageInput:
 
 
 async def _ask(server: _Server, images: list[ImageInput], job: Job, stream: bool) -> int:
-    async with server.session(Policy(attempts=3)) as session:
+    async with server.session(_PATIENCE) as session:
         if stream:
             answer = await _spoken(session, images, job)
         else:

@@ -160,12 +160,15 @@ class Ledger:
     def _add_line(self, line: str) -> None:
         if self._lines is None or self.full is not None:
             return
+        data = f"{line}\n".encode()
         try:
-            os.write(self._lines, f"{line}\n".encode())
+            whole = os.write(self._lines, data) == len(data)  # the last bytes of a disk take a part of it
         except OSError as error:
             if error.errno not in _FULL:
                 raise LedgerError(f"{self.out} cannot be written: {error.strerror}") from error
-            self._give_up_reserve(DiskFull(_no_room(self.out)))  # the next run writes the missing lines from the ledger
+            whole = False
+        if not whole:
+            self._give_up_reserve(DiskFull(_no_room(self.out)))  # the export writes the missing line from the ledger
 
     def _give_up_reserve(self, reason: DiskFull) -> None:
         self.full = reason

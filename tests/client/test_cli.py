@@ -68,6 +68,13 @@ def test_ask_with_a_schema(server: Scripted, chart: Path, tmp_path: Path, stream
         assert json.loads(result.stdout) == {"v": 1}
 
 
+def test_ask_does_not_wait_for_minutes(server: Scripted, chart: Path) -> None:
+    server.script = [replies.refusal(429, "Throttling", "Requests rate limit exceeded", retry_after="60")]
+    result = run(server, "ask", chart, "--prompt", "?")
+    assert result.exit_code == 1
+    assert "error: Requests rate limit exceeded; request req-1" in result.stderr
+
+
 def test_ask_says_when_the_answer_was_cut_off(server: Scripted, chart: Path) -> None:
     server.script = [replies.answer("it goes on and", finish="length")]
     result = run(server, "ask", chart, "--prompt", "?")

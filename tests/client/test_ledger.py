@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_nothing_is_left_beside_but_the_ledger(out: Path) -> None:
     with Ledger(out, JOB) as ledger:
         ledger.append(done("a.png"))
     assert sorted(path.name for path in out.parent.iterdir()) == ["results.jsonl", "results.jsonl.ledger"]
+
+
+def test_half_a_line_is_a_full_disk(ledger: Ledger, out: Path) -> None:
+    padding = 8 * 2**20
+    with out.open("ab") as file:
+        file.write(b"\n" * padding)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (padding + 50, limits[1]))
+    try:
+        ledger.append(done("a.png"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert out.stat().st_size == padding + 50
+    assert ledger.full is not None
+    ledger.close()
+    assert [line["file"] for line in lines(out)] == ["a.png"]
 
 
 def test_a_second_run_is_refused(ledger: Ledger, out: Path) -> None:
