@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import struct
+import time
 import zlib
 
 import PIL.Image
@@ -115,6 +117,28 @@ async def test_too_many_bytes_name_the_limit_and_the_length() -> None:
     uri = data_uri(bytes(1000))
     with pytest.raises(InvalidRequest, match=f"per data-uri item : 1024, got {len(uri)}"):
         await images.resolve(Image(uri), Limits(uri_chars=1024))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        images.PNG_SIGNATURE + chunk(b"tEXt", b"") * 200_000,
+        png(64, 64)[:33] + chunk(b"tEXt", b"") * 200_000,
+        images.JPEG_SIGNATURE + b"\xff" * 2_000_000,
+        images.JPEG_SIGNATURE + b"\xe0\0\x02\xff" * 500_000,
+        b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0, 0, 0) + b"!\x01" + b"\x01a" * 1_000_000 + b"\0;",
+    ],
+    ids=["png-without-header", "png-of-chunks", "jpeg-of-fill", "jpeg-of-segments", "gif-of-blocks"],
+)
+async def test_a_file_made_of_a_million_parts_does_not_hold_the_loop(data: bytes) -> None:
+    resolving = asyncio.create_task(images.resolve(Image(data_uri(data)), Limits()))
+    longest = 0.0
+    while not resolving.done():
+        began = time.thread_time()
+        await asyncio.sleep(0)
+        longest = max(longest, time.thread_time() - began)
+    assert isinstance(resolving.exception(), InvalidImage)
+    assert longest < 0.15  # seconds of this thread's own CPU time, so that a busy machine does not count
 
 
 async def test_a_flipped_bit_is_found_by_the_checksum() -> None:
