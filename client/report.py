@@ -209,9 +209,22 @@ def _value(answer: str | None) -> Any:
 
 
 def _answer(text: str, value: Any, known: Any) -> str:
-    if value is _UNKNOWN:
-        return f'<pre class="words">{escape(text)}</pre>'
-    return f"<pre>{_json(value, known)}</pre>"
+    words, alone = f'<pre class="words">{escape(text)}</pre>', _is_json(text)
+    if value is _UNKNOWN or (known is _UNKNOWN and not alone):
+        return words
+    return ("" if alone else words) + f"<pre>{_json(value, known)}</pre>"
+
+
+def _is_json(text: str) -> bool:
+    """Whether an answer is JSON, fenced or not, and nothing else."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        return True
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json(value: Any, other: Any = _UNKNOWN, indent: str = "") -> str:

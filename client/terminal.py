@@ -43,6 +43,7 @@ _ADVICE: dict[type[HomescopeError], str] = {
 }
 _COLOURS = {"right": "green", "wrong": "red", "failed": "red", "skipped": "yellow", "done": "green"}
 _SHOWN_FAILURES = 5
+_OUT_ENDS = ("", ".ledger", ".ledger-journal", ".ledger-wal", ".reserve", ".new")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ class Plan:
 
     def paths(self) -> Iterator[Path]:
         """The files to look at, drawn anew at every call."""
-        beside = [self.out.with_name(self.out.name + end) for end in ("", ".ledger", ".ledger-wal", ".reserve", ".new")]
-        return walk(self.sources, [*self.own, *beside])
+        beside = [self.out.with_name(self.out.name + end) for end in _OUT_ENDS]
+        half_written = [] if self.page is None else [self.page.with_name(self.page.name + ".new")]
+        return walk(self.sources, [*self.own, *beside, *half_written])
 
 
 async def run(session: Session, plan: Plan) -> int:

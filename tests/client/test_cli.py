@@ -112,6 +112,8 @@ def test_batch_into_the_folder_of_its_images(server: Scripted, charts: Folder) -
         "--page",
         folder / "page.html",
     ]
+    for name in ("out.jsonl.new", "out.jsonl.reserve", "page.html.new"):
+        (folder / name).write_text("left by a run that was killed")
     for _ in range(2):
         assert "2 files: 2 done, 0 failed, 0 skipped" in run(server, *arguments).stdout
 

@@ -101,6 +101,16 @@ def test_what_differs_is_marked_on_both_sides(tmp_path: Path) -> None:
     assert re.findall("<mark>(.*?)</mark>", html) == ["2012", "2021", '"亿"']
 
 
+def test_words_around_the_json_are_shown_too(tmp_path: Path) -> None:
+    html, _, _ = page(tmp_path / "page.html", [done("a.png", "Revenue grew in [2020, 2021], says <it>.")])
+    assert "<pre>" not in html
+    assert "Revenue grew in [2020, 2021], says &lt;it&gt;." in html
+    html, _, _ = page(tmp_path / "page.html", [done("a.png", '[1] says {"v": 1}')], Expected({"a.png": {"v": 2}}))
+    assert "[1] says {&quot;v&quot;: 1}" in html
+    html, _, _ = page(tmp_path / "page.html", [done("a.png", '```json\n{"v": 1}\n```')])
+    assert "```" not in html
+
+
 def test_a_thumbnail_beside_the_answer(tmp_path: Path, image: Path) -> None:
     _, cards, _ = page(tmp_path / "page.html", [done(image, "x")])
     kind, _, data = cards.addresses[0].partition(",")
