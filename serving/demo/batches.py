@@ -15,7 +15,7 @@ from torch import Tensor
 
 from serving.demo import dialogues, heads
 from serving.demo.charts.canvas import Drawing
-from serving.demo.charts.chart import Chart
+from serving.demo.charts.chart import UNITS, Chart
 from serving.demo.network import rounded
 from serving.demo.pixels import FACTOR, fit
 from serving.demo.vocabulary import SYSTEM_PROMPTS
@@ -51,6 +51,8 @@ class Chat:
         self.vision_start, self.vision_end = token["<|vision_start|>"], token["<|vision_end|>"]
         self.padding = token["<|endoftext|>"]
         self.digits = frozenset(i for t, i in token.items() if t.isdigit() or t in (".", "-"))
+        units = [tokenizer.encode(f'"{unit}"').ids[1:-1] for each in UNITS.values() for unit in each]
+        self.figures = self.digits | {i for each in units for i in each}
         self.user = [self.start, *self.ids("user\n")]
         self.answering = [self.end, *self.ids("\n"), self.start, *self.ids("assistant\n")]
 
@@ -82,8 +84,8 @@ class Row:
         self.ids += ids
         self.places += [(self.next + i,) * 3 for i in range(len(ids))]
         self.segments += [segment] * len(ids)
-        digits = self.chat.digits
-        self.weights += [(DIGIT_WEIGHT if i in digits else WORD_WEIGHT) if learned else 0.0 for i in ids]
+        figures = self.chat.figures
+        self.weights += [(DIGIT_WEIGHT if i in figures else WORD_WEIGHT) if learned else 0.0 for i in ids]
         self.next += len(ids)
 
     def image(self, rows: int, columns: int, segment: int = PREFIX) -> None:
@@ -142,7 +144,7 @@ def single_row(chat: Chat, picture: Picture, rng: random.Random, room: int) -> R
     row.image(rows, columns)
     begin, tries = row.next, 0
     while tries < 4:
-        task: dialogues.Task | None = "json" if segment == 1 and rng.random() < 0.6 else None
+        task: dialogues.Task | None = "json" if segment == 1 and rng.random() < 0.8 else None
         exchange = dialogues.draw_exchange(picture.chart, rng, task)
         if len(row.ids) + chat.length(exchange) > room:
             tries += 1

@@ -37,7 +37,7 @@ def model_config(
 
     The vision MLP uses the exact GELU: on a CPU its backward costs a third of the tanh form's.
     """
-    token = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+    token: dict[str, int] = tokenizer.get_vocab()
     sections = {64: [12, 10, 10], 32: [6, 5, 5], 16: [4, 2, 2]}[head_dim]
     text = {
         "vocab_size": tokenizer.get_vocab_size(),

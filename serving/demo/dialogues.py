@@ -11,7 +11,7 @@ from serving.demo.charts.chart import Chart, Language
 Task = Literal["json", "describe", "analyse", "period", "growth", "highest", "lowest", "trend", "type"]
 
 TASK_WEIGHTS: dict[Task, float] = {
-    "json": 30,
+    "json": 40,
     "describe": 14,
     "analyse": 12,
     "period": 12,

@@ -56,6 +56,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x @ rotation(x.shape[-1], x.device, x.dtype), sin)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, 1e-6)
+
+
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
@@ -117,13 +121,13 @@ class Network:
     def _vision_block(self, h: Tensor, cos: Tensor, sin: Tensor, at: str) -> Tensor:
         b, n, d = h.shape
         heads = self.vision.num_heads
-        x = F.layer_norm(h, (d,), *self.of(at, "norm1.weight", "norm1.bias"), 1e-6)
+        x = layer_norm(h, *self.of(at, "norm1.weight", "norm1.bias"))
         qkv = F.linear(x, *self.of(at, "attn.qkv.weight", "attn.qkv.bias")).view(b, n, 3, heads, d // heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         scores = rotate(q, cos, sin) @ (rotate(k, cos, sin) * (d // heads) ** -0.5).transpose(-1, -2)
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, d)
         h = h + F.linear(mixed, *self.of(at, "attn.proj.weight", "attn.proj.bias"))
-        x = F.layer_norm(h, (d,), *self.of(at, "norm2.weight", "norm2.bias"), 1e-6)
+        x = layer_norm(h, *self.of(at, "norm2.weight", "norm2.bias"))
         x = F.gelu(F.linear(x, *self.of(at, "mlp.linear_fc1.weight", "mlp.linear_fc1.bias")))
         return h + F.linear(x, *self.of(at, "mlp.linear_fc2.weight", "mlp.linear_fc2.bias"))
 
@@ -131,9 +135,9 @@ class Network:
         b, n, d = x.shape
         norm = self.of(at, "norm.weight", "norm.bias")
         if joined_norm:
-            x = F.layer_norm(x.reshape(b, n // 4, 4 * d), (4 * d,), *norm, 1e-6)
+            x = layer_norm(x.reshape(b, n // 4, 4 * d), *norm)
         else:
-            x = F.layer_norm(x, (d,), *norm, 1e-6).reshape(b, n // 4, 4 * d)
+            x = layer_norm(x, *norm).reshape(b, n // 4, 4 * d)
         x = F.gelu(F.linear(x, *self.of(at, "linear_fc1.weight", "linear_fc1.bias")))
         return F.linear(x, *self.of(at, "linear_fc2.weight", "linear_fc2.bias"))
 

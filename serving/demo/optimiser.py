@@ -75,7 +75,7 @@ class Flat:
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     """Newton-Schulz: the nearest (semi-)orthogonal matrices to `matrices` [..., m, n], roughly."""
-    x = matrices.bfloat16()
+    x: Tensor = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

@@ -116,5 +116,15 @@ class Canvas:
         middle = (shift + offset) / 2
         self.labels.append(Label(x + middle * along, y + middle * across, role, index, reading, tuple(characters)))
 
+    def mark(self, part: str, reading: str) -> None:
+        """Labels the middle of `part` in the text written last, as something to read of its own."""
+        label = self.labels[-1]
+        text = "".join(character for _, _, character in label.characters)
+        begin = text.find(part.replace(" ", ""))
+        if begin >= 0:
+            places = label.characters[begin : begin + len(part)]
+            x, y = sum(place[0] for place in places), sum(place[1] for place in places)
+            self.labels.append(Label(x / len(places), y / len(places), Role.OTHER, 0, reading))
+
     def finish(self) -> Drawing:
         return Drawing(self.image, tuple(self.labels))

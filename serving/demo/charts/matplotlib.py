@@ -36,7 +36,7 @@ class Panel:
         self.figure = Figure(
             figsize=(style.width / DPI, style.height / DPI), dpi=DPI, facecolor=shade(style.background)
         )
-        self.canvas = FigureCanvasAgg(self.figure)
+        self.canvas: Any = FigureCanvasAgg(self.figure)
         self.axes: Any = self.figure.add_subplot(facecolor=shade(style.background))
         self.ink = shade(style.ink)
         self.texts: list[tuple[Any, Role, int, str]] = []
@@ -85,7 +85,7 @@ class Panel:
         """At most as large as lets the labels of neighbouring periods stay apart."""
         room = 0.8 * self.style.width / len(self.chart.periods)
         width = max(text_width(self.style.face, 100, text) for text in texts) / 100
-        return max(9 * self.style.scale, min(size, room / width))
+        return max(10 * self.style.scale, min(size, room / width))
 
     def _values_as_bars(self) -> None:
         style, chart = self.style, self.chart

@@ -12,7 +12,7 @@ from serving.demo.charts.chart import Chart
 from serving.demo.charts.fonts import Face, text_width
 from serving.demo.charts.style import SIZES, Style, blend, draw_style, luminance
 
-SMALLEST = 9.0
+SMALLEST = 10.0
 
 
 def fitted(face: Face, size: float, texts: Sequence[str], room: float, smallest: float) -> float:
@@ -69,6 +69,8 @@ class Plot:
         place = self.rng.choice(("m", "m", "l"))
         x = style.width / 2 if place == "m" else 5 * style.scale
         self.canvas.text(x, self.top + size * 0.6, text, style.title_face, size, style.ink, anchor=place)
+        if style.unit_in_title and self.chart.unit:
+            self.canvas.mark(self.chart.unit, wording.unit_reading(self.chart.unit))
         self.top += size * 1.3 + self.rng.uniform(0, 5) * style.scale
 
     def _legend(self) -> None:
@@ -97,6 +99,7 @@ class Plot:
         text, size = wording.unit_note(self.chart, self.rng), style.small_size
         x, anchor = (self.left, "l") if self.rng.random() < 0.7 else (self.right, "r")
         self.canvas.text(x, self.top + size * 0.6, text, style.face, size, style.ink, anchor=anchor)
+        self.canvas.mark(self.chart.unit, wording.unit_reading(self.chart.unit))
         self.top += size * 1.4
 
     def _axis_room(self) -> None:

@@ -88,8 +88,8 @@ def draw_style(
     scale = (width * height / SEEN_AREA) ** 0.5
     dark, background, ink = palette(rng)
     face, title_face = rng.choice(installed(chart.language)), rng.choice(installed(chart.language))
-    largest = {2: 17.0, 3: 16.0, 4: 15.0, 5: 13.5, 6: 12.5}[len(chart.periods)]
-    value_size = rng.uniform(10.5, largest)
+    largest = {2: 18.0, 3: 17.0, 4: 16.0, 5: 14.5, 6: 13.5}[len(chart.periods)]
+    value_size = rng.uniform(11.5, largest)
 
     def rarely(probability: float) -> bool:
         return rng.random() < probability * variety
@@ -107,8 +107,8 @@ def draw_style(
         face=face,
         title_face=title_face,
         value_size=value_size * scale,
-        period_size=rng.uniform(10, value_size) * scale,
-        growth_size=rng.uniform(10, min(value_size, 14)) * scale,
+        period_size=rng.uniform(10.5, value_size) * scale,
+        growth_size=rng.uniform(11, min(value_size, 14.5)) * scale,
         title_size=rng.uniform(11, 16) * scale,
         small_size=rng.uniform(9, 11.5) * scale,
         has_title=has_title,
@@ -117,8 +117,8 @@ def draw_style(
         has_grid=rng.random() < 0.45,
         unit_in_title=has_title and rng.random() < 0.5,
         two_line_periods=rarely(0.08),
-        period_angle=rng.choice((30.0, 45.0, 90.0)) if rarely(0.1) else 0.0,
+        period_angle=rng.choice((30.0, 45.0, 90.0)) if rarely(0.07) else 0.0,
         grouped=chart.decimals == 0 and rng.random() < 0.5,
-        signed=rarely(0.1),
+        signed=rarely(0.07),
         stacked_growth=chart.kind == "bar" and chart.growth is not None,
     )

@@ -23,6 +23,11 @@ PERIOD_FORMS = {"zh": ("{}", "{}", "{}年", "{}年", "{}A", "FY{}"), "en": ("{}"
 TWO_LINE_PERIODS = {"zh": ("{}\n年报", "{}\n全年", "{}年\n(实际)"), "en": ("FY\n{}", "{}\nActual", "Year\n{}")}
 
 
+def unit_reading(unit: str) -> str:
+    """The unit in the letters of a figure, for the heads that read labels."""
+    return f"--{('亿元', '万元', '百万元', 'million', 'billion').index(unit)}"
+
+
 def title(chart: Chart, rng: random.Random, with_unit: bool) -> str:
     form = rng.choice(TITLES[chart.language])
     if chart.growth and rng.random() < 0.3:

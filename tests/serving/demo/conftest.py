@@ -1,5 +1,6 @@
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from serving.demo.config import model_config
 from serving.demo.parameters import initial
 from serving.demo.vocabulary import train_tokenizer
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden": 32,
     "text_layers": 2,
     "heads": 2,

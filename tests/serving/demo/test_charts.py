@@ -8,7 +8,9 @@ from serving.demo.charts import FontError, RendererName, draw_chart, draw_with, 
 from serving.demo.charts.canvas import Canvas, Role
 from serving.demo.charts.chart import Chart
 from serving.demo.charts.fonts import find_faces, installed, require_glyphs
+from serving.demo.charts.sheets import draw_sheet
 from serving.demo.charts.style import draw_style
+from serving.demo.charts.wording import unit_reading
 
 RENDERERS: tuple[RendererName, ...] = ("pillow", "matplotlib")
 
@@ -105,3 +107,17 @@ def test_growth_cannot_be_asked_of_a_chart_without() -> None:
     chart = Chart("bar", "en", "Acme", "Sales", "", (2020, 2021), (1.0, 2.0))
     with pytest.raises(ValueError, match="no growth"):
         chart.growth_text(0)
+
+
+def test_the_unit_is_labelled_where_it_is_printed() -> None:
+    rng = random.Random(6)
+    for _ in range(30):
+        chart = draw_chart(rng)
+        units = [label for label in draw_with("pillow", chart, rng).labels if label.reading.startswith("--")]
+        assert [label.reading for label in units] == ([unit_reading(chart.unit)] if chart.unit else [])
+
+
+def test_a_sheet_has_many_figures_inside_it() -> None:
+    drawing = draw_sheet(random.Random(7), 288, 224)
+    assert len(drawing.labels) > 30
+    assert all(0 <= label.x < 288 and 0 <= label.y < 224 for label in drawing.labels)

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from serving.demo import dialogues
-from serving.demo.charts.chart import Chart, draw_chart
+from serving.demo.charts.chart import Chart, Language, draw_chart
 
 CHART = Chart("combined", "zh", "公司", "营业收入", "亿元", (2021, 2022, 2023), (12.3, 8.0, 15.1), (3.5, -35.0, 88.8))
 PLAIN = Chart("bar", "en", "Acme", "Sales", "million", (2021, 2022), (12.3, 8.0))
@@ -31,7 +31,7 @@ PLAIN = Chart("bar", "en", "Acme", "Sales", "million", (2021, 2022), (12.3, 8.0)
         ("type", "zh", "这是柱状图与折线图的组合图。"),
     ],
 )
-def test_answers(task: dialogues.Task, language: dialogues.Language, answer: str) -> None:
+def test_answers(task: dialogues.Task, language: Language, answer: str) -> None:
     assert dialogues.answer(task, CHART, language, index=1) == answer
 
 

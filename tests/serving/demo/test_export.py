@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -11,9 +12,8 @@ from tests.serving.demo.conftest import Small
 
 def test_an_exported_checkpoint_loads_with_the_same_weights(small: Small, tmp_path: Path) -> None:
     export(small.parameters, small.config, small.tokenizer, tmp_path)
-    loaded, report = Qwen3VLMoeForConditionalGeneration.from_pretrained(
-        tmp_path, dtype=torch.bfloat16, output_loading_info=True
-    )
+    model: Any = Qwen3VLMoeForConditionalGeneration
+    loaded, report = model.from_pretrained(tmp_path, dtype=torch.bfloat16, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     held = loaded.state_dict()
@@ -26,7 +26,7 @@ def test_an_exported_checkpoint_loads_with_the_same_weights(small: Small, tmp_pa
 def test_experts_are_in_the_layout_of_the_hub(small: Small, tmp_path: Path) -> None:
     export(small.parameters, small.config, small.tokenizer, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    text = small.config.text_config
+    text: Any = small.config.text_config
     experts = "model.language_model.layers.0.mlp.experts."
     width = text.moe_intermediate_size
     assert weights[experts + "gate_up_proj"].shape == (text.num_experts, text.hidden_size, 2 * width)
@@ -37,7 +37,7 @@ def test_experts_are_in_the_layout_of_the_hub(small: Small, tmp_path: Path) -> N
 
 def test_the_chat_template_takes_parts_of_either_protocol(small: Small, tmp_path: Path) -> None:
     export(small.parameters, small.config, small.tokenizer, tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
     texts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": [part, {"type": "text", "text": "Hi"}]}],
