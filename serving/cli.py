@@ -160,6 +160,7 @@ async def _serve(chosen: Settings, listener: socket.socket) -> int:
     config = uvicorn.Config(
         create_app(chosen, _engine(chosen), on_engine_failure=stop),
         http="httptools",
+        ws="none",
         log_config=None,
         access_log=False,
         proxy_headers=False,

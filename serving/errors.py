@@ -164,7 +164,7 @@ class GenerationFailed(ServingError):
 
 
 class RequestTimeout(ServingError):
-    """Raised when the deadline of a request passes before its first token, or in the middle of its stream."""
+    """Raised when the deadline of a request passes before its body or first token has come, or in mid-stream."""
 
     code = "RequestTimeOut"
     retryable = True

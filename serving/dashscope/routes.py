@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from starlette.routing import Route
@@ -15,7 +15,14 @@ from serving.access.keyring import Keyring
 from serving.dashscope import schema, translate
 from serving.dashscope.translate import Form, Rendering, Rules, Translated
 from serving.engine.base import Engine
-from serving.errors import AsyncUnsupported, InternalError, InvalidRequest, RequestTimeout, ServingError
+from serving.errors import (
+    AsyncUnsupported,
+    EngineUnavailable,
+    InternalError,
+    InvalidRequest,
+    RequestTimeout,
+    ServingError,
+)
 from serving.exchange import ClientGone, Exchange
 from serving.generation import Answer, Chunk, Generation, Timeline
 from serving.settings import Settings
@@ -23,6 +30,10 @@ from serving.settings import Settings
 log = logging.getLogger(__name__)
 
 PARTIAL = {"x-dashscope-partialresponse": "true"}
+REFUSE_WITHIN = 5.0
+"""Seconds that a client gets to read why its stream ended; one that stopped reading would be waited for without end."""
+RETRY_AFTER = 5
+"""Seconds until a server that stops has a successor, roughly; clients cap the header at 8."""
 
 
 def routes(engine: Engine, keyring: Keyring, settings: Settings) -> list[Route]:
@@ -67,6 +78,8 @@ class Generations:
             call.outcome = "client_gone"
         except ServingError as error:
             await _refuse(call, error)
+        except asyncio.CancelledError:  # the drain time is over; nothing of this task comes after the refusal
+            await _refuse(call, EngineUnavailable(retry_after=RETRY_AFTER))
         except Exception:
             log.exception("request %s failed", call.exchange.request_id)
             await _refuse(call, InternalError())
@@ -83,13 +96,20 @@ class Generations:
         _refuse_headers(exchange)
         if self._form == "text" and self._settings.strict_paths:
             raise InvalidRequest("url error, please check url！")
-        wire = schema.parse(await exchange.body(self._settings.max_body_bytes))
+        wire = schema.parse(await self._body(exchange))
         translated = translate.to_generation(
             wire, self._form, self._rules, request_id=exchange.request_id, caller=caller, timeline=call.timeline
         )
         call.model, call.images = translated.generation.model, len(translated.generation.images)
         async with exchange.until_gone(), aclosing(self._observed(call, translated.generation)) as chunks:
             await self._reply(call, translated, chunks)
+
+    async def _body(self, exchange: Exchange) -> bytes:
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                return await exchange.body(self._settings.max_body_bytes)
+        except TimeoutError:
+            raise RequestTimeout from None
 
     async def _reply(self, call: Call, translated: Translated, chunks: AsyncGenerator[Chunk, None]) -> None:
         rendering = Rendering(call.exchange.request_id, self._form, translated.incremental, self._settings.output_text)
@@ -137,10 +157,12 @@ def _refuse_headers(exchange: Exchange) -> None:
 async def _refuse(call: Call, error: ServingError) -> None:
     call.outcome = error.code
     exchange = call.exchange
-    if exchange.begun:
-        await exchange.end(errors.to_sse(error, exchange.request_id, exchange.frames + 1))
-    else:
-        await exchange.answer(error.status, errors.to_json(error, exchange.request_id), error.headers)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REFUSE_WITHIN):
+            if exchange.begun:
+                await exchange.end(errors.to_sse(error, exchange.request_id, exchange.frames + 1))
+            else:
+                await exchange.answer(error.status, errors.to_json(error, exchange.request_id), error.headers)
 
 
 def _log(call: Call) -> None:

@@ -111,6 +111,9 @@ def test_it_answers_before_there_is_an_engine_and_stops_when_told(running: subpr
         refused = client.post(PATH, json=chat(), headers={"authorization": f"Bearer {key}"})
         assert (refused.status_code, refused.json()["code"]) == (503, "ModelUnavailable")
         assert refused.headers["retry-after"] == "5"
+        upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+        key16 = {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}
+        assert client.get("/nothing", headers=upgrade | key16).status_code == 404
     running.send_signal(signal.SIGTERM)
     assert running.wait(30) == 0
     assert "Traceback" not in running.stderr.read()

@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from serving.app import create_app
 from serving.settings import Settings
 from tests.fakes import FakeEngine
-from tests.serving.conftest import PATH, Server
-from tests.serving.wire import chat
+from tests.serving.conftest import PATH, Server, listening
+from tests.serving.wire import chat, frames
 
 SSE = {"x-dashscope-sse": "enable"}
 
@@ -102,3 +103,39 @@ async def test_a_large_body_without_a_key_is_refused(server: Server) -> None:
         response = await client.post(PATH, content=b"x" * 2_000_000)
         assert response.status_code == 401
         assert (await client.get("/livez")).status_code == 200
+
+
+async def test_a_stop_tells_what_it_cuts_off(
+    settings: Settings, engine: FakeEngine, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.always("Reve", "nue", gate=asyncio.Event(), gated_from=2)
+    app = create_app(settings.model_copy(update={"max_in_flight": 2}), engine)
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=10) as client:
+        async with listening(app) as url:
+            whole = asyncio.create_task(client.post(url + PATH, json=chat()))
+            streamed = asyncio.create_task(client.post(url + PATH, json=chat(), headers=SSE))
+            while engine.running < 2:  # noqa: ASYNC110 - there is no event for two
+                await asyncio.sleep(0.01)
+        assert ((await whole).status_code, (await whole).json()["code"]) == (503, "ModelUnavailable")
+        last = frames((await streamed).content)[-1]
+        assert (last.id, last.event, last.data["code"]) == (2, "error", "ModelUnavailable")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+class TestPatience:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"request_timeout": 0.1})
+
+    async def test_a_body_that_never_comes_whole_is_not_waited_for(self, server: Server) -> None:
+        url = httpx.URL(server.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        announced = (
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\nContent-Length: 99\r\n\r\n"
+        )
+        writer.write(announced.encode() + b'{"model":')
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 500 ")
+        assert (await reader.readuntil(b"}")).startswith(b'{"code":"RequestTimeOut",')
+        writer.close()
+        await writer.wait_closed()
