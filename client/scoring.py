@@ -55,6 +55,9 @@ class Expected:
                 values[name] = value
         return cls(values)
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def get(self, file: str, default: Any = None) -> Any:
         """The known answer of a file, or `default`."""
         parts = PurePath(file).parts

@@ -234,7 +234,9 @@ def _problems(batch: Batch, summary: Summary, plan: Plan) -> Iterator[str]:
         yield "there is no file to ask about: name other sources"
     elif totals.ended == totals.skipped > 0:
         yield f"none of the {totals.skipped} files is an image that can be sent; the reasons are in {plan.out}"
-    if plan.min_right is not None and score.share < plan.min_right:
-        yield f"fewer than {plan.min_right:.0%} are exactly right" if score.total else "no known answer for any image"
+    if len(plan.expected) and totals.ended > totals.skipped and not score.total:
+        yield "no known answer for any image: no name in --expected is the end of one of their paths"
+    elif plan.min_right is not None and score.share < plan.min_right:
+        yield f"fewer than {plan.min_right:.0%} are exactly right"
     if batch.stopping and not batch.refused_alike:
         yield "stopped early: run the same command again to go on, what is answered is not asked again"

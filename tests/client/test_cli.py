@@ -145,13 +145,15 @@ def test_known_answers(server: Scripted, charts: Folder, out: Path, tmp_path: Pa
     assert "<strong>2/4</strong>" in page.read_text("utf-8")
 
 
-def test_known_answers_of_other_images(server: Scripted, charts: Folder, out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "code"), [(["--min-right", "0.8"], 1), ([], 0)])
+def test_known_answers_of_other_images(
+    server: Scripted, charts: Folder, out: Path, tmp_path: Path, options: list[str], code: int
+) -> None:
     (tmp_path / "e.jsonl").write_text('{"file": "other.png", "expected": 1}\n')
     result = run(
-        server, "batch", charts(1), "--prompt", "?", "--out", out, "--expected", tmp_path / "e.jsonl",
-        "--min-right", "0.8",
+        server, "batch", charts(1), "--prompt", "?", "--out", out, "--expected", tmp_path / "e.jsonl", *options
     )  # fmt: skip
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert "no known answer for any image" in result.stdout
 
 
