@@ -170,10 +170,8 @@ def test_show(server: Scripted, charts: Folder, out: Path) -> None:
 
 def test_a_schema_for_a_batch(server: Scripted, charts: Folder, out: Path, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"type": "object", "required": ["v"]}')
-    server.script = [replies.answer('{"v": 1}'), replies.answer("{}")]
-    result = run(
-        server, "batch", charts(2), "--prompt", "?", "--out", out, "--schema", tmp_path / "s.json", "--concurrency", "1"
-    )
+    server.default = lambda call: replies.answer('{"v": 1}' if call.image == png(1) else "{}")
+    result = run(server, "batch", charts(2), "--prompt", "?", "--out", out, "--schema", tmp_path / "s.json")
     assert result.exit_code == 1
     assert [line.get("value") for line in lines(out)] == [{"v": 1}, None]
     assert "'v' is a required property" in lines(out)[1]["reason"]
