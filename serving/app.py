@@ -53,6 +53,9 @@ def create_app(
             await stack.start()
         except EngineUnavailable as failure:
             on_engine_failure(failure)
+        except Exception as defect:
+            log.exception("the start of the engine failed")
+            on_engine_failure(EngineUnavailable(f"{type(defect).__name__}: {defect}"))
 
     @asynccontextmanager
     async def lifespan(_: ASGIApp) -> AsyncGenerator[None, None]:

@@ -102,9 +102,12 @@ class Launcher:
             return
         self._check()
         self._session = aiohttp.ClientSession(headers={"authorization": f"Bearer {self.api_key}"})
-        self._scratch = tempfile.TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True)
         try:
+            self._scratch = tempfile.TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True)
             await self._spawn()
+        except OSError as error:
+            await self.aclose()
+            raise LaunchError(f"The engine cannot be started, it has no place for temporary files: {error}") from None
         except LaunchError:
             await self.aclose()
             raise
@@ -136,6 +139,7 @@ class Launcher:
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
+        self.log.close()
         if self.state not in (State.FAILED, State.STOPPED):
             self._report(State.STOPPED, "stopped")
         self._settled.set()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 KEPT_LOGS = 5
 
@@ -59,13 +60,18 @@ class Stages:
 
 
 class LogFile:
-    """The log of the running engine: `engine.log` in a folder, those of earlier starts beside it as `engine.1.log`."""
+    """The log of the running engine: `engine.log` in a folder, those of earlier starts beside it as `engine.1.log`.
+
+    It is read through a handle of its own, so that it is still the same one when somebody deletes it, or when a second
+    server on the same data folder moves it aside for its own.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "engine.log"
         self.size = 0
         """Bytes read of it so far."""
         self._rest = b""
+        self._file: BinaryIO | None = None
 
     def rotate(self) -> None:
         """Makes room for a new start. Raises OSError where the folder cannot be written."""
@@ -75,22 +81,29 @@ class LogFile:
             if newer.exists():
                 newer.replace(older)
         self.path.touch(mode=0o600)
+        self.close()
+        self._file = self.path.open("rb")
         self.size, self._rest = 0, b""
 
     def new_lines(self) -> Iterator[str]:
         """The lines written since the last call; an unfinished one waits for its end."""
-        with self.path.open("rb") as file:
-            file.seek(self.size)
-            text = file.read()
+        assert self._file is not None
+        self._file.seek(self.size)
+        text = self._file.read()
         self.size += len(text)
         *lines, self._rest = (self._rest + text).split(b"\n")
         return (line.decode(errors="replace") for line in lines)
 
     def tail(self, limit: int = 262_144) -> list[str]:
         """The last lines, at most `limit` bytes of them."""
-        with self.path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - limit))
-            return file.read().decode(errors="replace").splitlines()
+        assert self._file is not None
+        self._file.seek(max(0, self._file.seek(0, 2) - limit))
+        return self._file.read().decode(errors="replace").splitlines()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 PREFIX = re.compile(r"^(\(\S+ pid=\d+\) )?(?:(?:ERROR|WARNING|INFO|CRITICAL) \d\S* \S+ (?:\[[^\]]*\] ?)?)?")

@@ -237,5 +237,6 @@ def translated(url: str) -> Generator[None, None, None]:
         log.warning("engine at %s is unavailable: %r", url, error)
         raise EngineUnavailable(retry_after=RETRY_AFTER) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        log.warning("engine at %s answered what is no event: %r", url, error)
+        # Not the error itself: one about an encoding quotes the answer.
+        log.warning("engine at %s answered what is no event: %s", url, type(error).__name__)
         raise GenerationFailed from error

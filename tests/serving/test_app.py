@@ -29,6 +29,17 @@ async def test_an_engine_that_never_starts_is_told(tmp_path: Path) -> None:
         assert str(await told.get()) == "no model"
 
 
+async def test_a_defect_in_the_start_is_told_too(tmp_path: Path) -> None:
+    class Defective(FakeEngine):
+        async def start(self) -> None:
+            raise ZeroDivisionError("by nought")
+
+    told: asyncio.Queue[EngineUnavailable] = asyncio.Queue()
+    app = create_app(Settings(data=tmp_path), Defective(), on_engine_failure=told.put_nowait)
+    async with app.lifespan_context(app):
+        assert str(await told.get()) == "ZeroDivisionError: by nought"
+
+
 async def test_the_engine_is_closed_with_the_app(tmp_path: Path) -> None:
     engine = FakeEngine()
     app = create_app(Settings(data=tmp_path), engine)

@@ -303,6 +303,15 @@ async def test_a_log_folder_that_cannot_be_written_is_said_by_name(tmp_path: Pat
         await launcher.start()
 
 
+async def test_a_machine_without_room_for_temporary_files_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    launcher = Launcher(LaunchPlan(("true",), "owner/name", (), 1, "a test", modules=()), log_dir=tmp_path)
+    with pytest.raises(LaunchError, match=r"no place for temporary files: .*missing"):
+        await launcher.start()
+
+
 async def test_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

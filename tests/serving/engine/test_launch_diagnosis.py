@@ -1,4 +1,6 @@
+import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,10 +84,10 @@ def test_a_stage_is_said_once_and_never_after_a_later_one() -> None:
 
 
 def test_keeps_the_logs_of_earlier_starts_but_not_for_ever(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "logs")
-    for number in range(KEPT_LOGS + 2):
-        log.rotate()
-        log.path.write_text(f"start {number}\n")
+    with closing(LogFile(tmp_path / "logs")) as log:
+        for number in range(KEPT_LOGS + 2):
+            log.rotate()
+            log.path.write_text(f"start {number}\n")
     kept = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
     assert len(kept) == KEPT_LOGS
     assert kept["engine.log"] == f"start {KEPT_LOGS + 1}\n"
@@ -93,11 +95,29 @@ def test_keeps_the_logs_of_earlier_starts_but_not_for_ever(tmp_path: Path) -> No
 
 
 def test_reads_a_line_when_it_is_whole(tmp_path: Path) -> None:
-    log = LogFile(tmp_path)
-    log.rotate()
-    with log.path.open("ab", buffering=0) as file:
-        file.write("eins\nzw\u00f6".encode()[:-1])
-        assert list(log.new_lines()) == ["eins"]
-        file.write("\u00f6lf\n".encode()[1:])
-        assert list(log.new_lines()) == ["zw\u00f6lf"]
-    assert log.tail() == ["eins", "zw\u00f6lf"]
+    with closing(LogFile(tmp_path)) as log:
+        log.rotate()
+        with log.path.open("ab", buffering=0) as file:
+            file.write("eins\nzw\u00f6".encode()[:-1])
+            assert list(log.new_lines()) == ["eins"]
+            file.write("\u00f6lf\n".encode()[1:])
+            assert list(log.new_lines()) == ["zw\u00f6lf"]
+        assert log.tail() == ["eins", "zw\u00f6lf"]
+
+
+def test_a_second_server_on_the_folder_does_not_mix_up_the_logs(tmp_path: Path) -> None:
+    with closing(LogFile(tmp_path)) as ours, closing(LogFile(tmp_path)) as theirs:
+        ours.rotate()
+        with ours.path.open("ab", buffering=0) as file:
+            theirs.rotate()
+            theirs.path.write_text("theirs\n")
+            file.write(b"ours\n")
+        assert (list(ours.new_lines()), ours.tail()) == (["ours"], ["ours"])
+
+
+def test_a_log_that_was_deleted_can_still_be_read(tmp_path: Path) -> None:
+    with closing(LogFile(tmp_path / "logs")) as log:
+        log.rotate()
+        log.path.write_text("last words\n")
+        shutil.rmtree(tmp_path / "logs")
+        assert (list(log.new_lines()), log.tail()) == (["last words"], ["last words"])

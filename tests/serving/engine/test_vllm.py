@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import aiohttp
+import msgspec
 import pytest
 
 from serving.engine.vllm import VLLM, translated
@@ -204,3 +205,10 @@ async def test_not_ready_when_its_server_outlives_its_engine(vllm: VLLM, fake: F
 def test_every_transport_error_is_translated(error: Exception) -> None:
     with pytest.raises(EngineUnavailable), translated("http://engine"):
         raise error
+
+
+def test_an_answer_that_is_no_text_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(GenerationFailed), translated("http://engine"):
+        msgspec.json.decode(b'"Revenue was \xff"')
+    assert "no event" in caplog.text
+    assert "Revenue" not in caplog.text
