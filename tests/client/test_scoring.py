@@ -45,7 +45,7 @@ def test_a_part_of_a_broken_off_answer_is_no_answer(text: str) -> None:
         json_in(text)
 
 
-@pytest.mark.parametrize("text", ["", "no", "{", '{"a": 1', '{"a": NaN}', "{a: 1}"])
+@pytest.mark.parametrize("text", ["", "no", "{", '{"a": 1', '{"a": NaN}', '{"a": 1e999}', "{a: 1}"])
 def test_no_json(text: str) -> None:
     with pytest.raises(ValueError, match="no JSON"):
         json_in(text)
