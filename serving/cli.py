@@ -19,7 +19,6 @@ from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
 from serving.engine.vllm import VLLM
-from serving.errors import EngineUnavailable
 from serving.settings import Settings, SettingsError
 from serving.storage import database
 
@@ -131,7 +130,7 @@ def _listen(chosen: Settings) -> socket.socket:
     return listener
 
 
-def _engine(chosen: Settings) -> Engine:
+def _engine(chosen: Settings, on_progress: Callable[[Progress], None]) -> Engine:
     if chosen.engine_urls:
         key = chosen.engine_key.get_secret_value() if chosen.engine_key else None
         return VLLM(chosen.engine_urls[0], key=key)
@@ -139,7 +138,7 @@ def _engine(chosen: Settings) -> Engine:
         model=chosen.model,
         served_names=chosen.served_models,
         log_dir=chosen.data / "logs",
-        on_progress=_show,
+        on_progress=on_progress,
     )
 
 
@@ -149,16 +148,26 @@ def _show(progress: Progress) -> None:
     click.echo(f"engine: {progress.message} ({progress.elapsed_s:.0f} s{of})", err=True)
 
 
-async def _serve(chosen: Settings, listener: socket.socket) -> int:
-    """Serves until stopped by a signal, or until it is certain that there will never be an engine. The exit code."""
-    failures: list[EngineUnavailable] = []
+async def _serve(
+    chosen: Settings,
+    listener: socket.socket,
+    engine_of: Callable[[Settings, Callable[[Progress], None]], Engine] = _engine,
+) -> int:
+    """Serves until stopped by a signal, or until it is certain that there will be no engine (any more): then a service
+    manager can do better than answer 503 for ever. The exit code."""
+    failures: list[str] = []
 
-    def stop(failure: EngineUnavailable) -> None:
+    def stop(failure: str) -> None:
         failures.append(failure)
         server.should_exit = True
 
+    def watch(progress: Progress) -> None:
+        _show(progress)
+        if progress.state is State.FAILED:
+            stop(progress.message)
+
     config = uvicorn.Config(
-        create_app(chosen, _engine(chosen), on_engine_failure=stop),
+        create_app(chosen, engine_of(chosen, watch), on_engine_failure=lambda failure: stop(str(failure))),
         http="httptools",
         ws="none",
         log_config=None,
@@ -174,6 +183,6 @@ async def _serve(chosen: Settings, listener: socket.socket) -> int:
     address, port = listener.getsockname()[:2]
     click.echo(f"homescope-server: listening on http://{address}:{port}/api/v1", err=True)
     await server.serve(sockets=[listener])
-    for failure in failures:
+    for failure in failures[:1]:
         click.echo(f"homescope-server: no engine, so nothing to serve: {failure}", err=True)
     return 1 if failures else 0

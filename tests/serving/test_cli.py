@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from serving.cli import main
+from serving.cli import _serve, main
+from serving.engine.base import Engine
+from serving.engine.progress import Progress, State
+from serving.settings import Settings
+from tests.fakes import FakeEngine
 from tests.serving.conftest import PATH
 from tests.serving.wire import chat
 
@@ -26,6 +31,14 @@ def _root_logger() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def _signal_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def homescope(data: Path, *arguments: str, **env: str) -> Result:
@@ -83,6 +96,26 @@ def test_a_data_folder_with_a_broken_database(tmp_path: Path) -> None:
 def test_two_engines(tmp_path: Path) -> None:
     done = homescope(tmp_path, "run", "--engine-url", NO_ENGINE, "--engine-url", NO_ENGINE)
     assert_one_clear_line(done, "one engine is served per server")
+
+
+@pytest.mark.usefixtures("_signal_handlers")
+async def test_it_ends_when_its_engine_has_been_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Doomed(FakeEngine):
+        """Ready at first; what watches it gives up later, as it does when an engine dies again and again."""
+
+        async def start(self) -> None:
+            asyncio.get_running_loop().call_later(0.1, report, Progress(State.FAILED, "died 5 times", 9.0, 20.0))
+
+    report: Callable[[Progress], None]
+
+    def doomed(_: Settings, on_progress: Callable[[Progress], None]) -> Engine:
+        nonlocal report
+        report = on_progress
+        return Doomed()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert await asyncio.wait_for(_serve(Settings(data=tmp_path), listener, doomed), 10) == 1
+    assert "homescope-server: no engine, so nothing to serve: died 5 times" in capsys.readouterr().err
 
 
 @pytest.fixture
