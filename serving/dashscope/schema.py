@@ -36,6 +36,8 @@ class WireRequest(Struct):
     model: str | None = None
     input: WireInput | None = None
     parameters: dict[str, Any] | None = None
+    messages: Any = None
+    """A mistake that some clients make: it belongs into `input`."""
 
 
 _decoder = msgspec.json.Decoder(WireRequest)

@@ -90,7 +90,7 @@ async def test_comes_back_at_the_same_address_when_its_model_process_is_killed(
     asked = asyncio.create_task(client.post("/chat/completions", json=question(image_part(), max_tokens=2000)))
     await asyncio.sleep(0)
     os.kill(core, signal.SIGKILL)
-    assert (await asyncio.gather(asked, return_exceptions=True))[0] is not None
+    await asyncio.gather(asked, return_exceptions=True)  # answered or broken off, but never left hanging
     deadline = time.monotonic() + 200
     while launcher.pid in (died, None) or not await answers(client):
         assert time.monotonic() < deadline

@@ -138,6 +138,7 @@ async def test_no_key_or_a_wrong_one(
         (b'{"parameters":' + b"[" * 50_000, "InvalidParameter", "Required body invalid"),
         (chat(model="qwen-max"), "InvalidParameter", "Model not exist."),
         ({"input": {}}, "BadRequest.EmptyModel", 'Required parameter "model" missing from request.'),
+        ({"model": "qwen3-vl-30b", "messages": [user("hi")]}, "InvalidParameter", 'Either "prompt" or "messages" must'),
         ({"model": "qwen3-vl-30b"}, "BadRequest.EmptyInput", "Required input parameter missing from request."),
         (chat(temperature=2), "InvalidParameter", "Temperature should be in [0.0, 2.0)"),
         (chat(enable_thinking=True), "InvalidParameter.NotSupportEnableThinking", "does not support enable_thinking."),
