@@ -177,11 +177,13 @@ async def _serve(
         timeout_graceful_shutdown=chosen.drain_timeout,
     )
     server = uvicorn.Server(config)
-    # uvicorn hands the signal on once it has stopped, to handlers that would end the process with the signal's code.
+    # uvicorn sets handlers of its own while it serves. Those here take a signal that comes before, and the one that it
+    # hands on once it has stopped, which would end the process with the signal's code.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, server.handle_exit)
     address, port = listener.getsockname()[:2]
-    click.echo(f"homescope-server: listening on http://{address}:{port}/api/v1", err=True)
+    host = f"[{address}]" if ":" in address else address
+    click.echo(f"homescope-server: listening on http://{host}:{port}/api/v1", err=True)
     await server.serve(sockets=[listener])
     for failure in failures[:1]:
         click.echo(f"homescope-server: no engine, so nothing to serve: {failure}", err=True)

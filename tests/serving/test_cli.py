@@ -153,6 +153,16 @@ def test_it_answers_before_there_is_an_engine_and_stops_when_told(running: subpr
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_as_early_as_can_be_is_not_lost(running: subprocess.Popen[str], number: signal.Signals) -> None:
+    assert running.stderr
+    assert "listening on" in running.stderr.readline()
+    running.send_signal(number)
+    assert running.wait(30) == 0
+    assert "Traceback" not in running.stderr.read()
+
+
+@pytest.mark.timeout(90)
 def test_it_ends_when_there_can_be_no_engine(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "serving", "run", "--port", "0"],
