@@ -22,7 +22,7 @@ from serving.demo.vocabulary import SYSTEM_PROMPTS
 
 PREFIX = 0
 PADDING = -1
-DIGIT_WEIGHT = 1.0
+FIGURE_WEIGHT = 1.0
 WORD_WEIGHT = 0.25
 
 
@@ -50,9 +50,10 @@ class Chat:
         self.start, self.end, self.image = token["<|im_start|>"], token["<|im_end|>"], token["<|image_pad|>"]
         self.vision_start, self.vision_end = token["<|vision_start|>"], token["<|vision_end|>"]
         self.padding = token["<|endoftext|>"]
-        self.digits = frozenset(i for t, i in token.items() if t.isdigit() or t in (".", "-"))
         units = [tokenizer.encode(f'"{unit}"').ids[1:-1] for each in UNITS.values() for unit in each]
-        self.figures = self.digits | {i for each in units for i in each}
+        # Signs and the ends of numbers hide in punctuation: it counts as much as digits do.
+        wordless = {i for text, i in token.items() if not any(letter.isalpha() for letter in text)}
+        self.figures = frozenset(wordless.union(*units))
         self.user = [self.start, *self.ids("user\n")]
         self.answering = [self.end, *self.ids("\n"), self.start, *self.ids("assistant\n")]
 
@@ -85,7 +86,7 @@ class Row:
         self.places += [(self.next + i,) * 3 for i in range(len(ids))]
         self.segments += [segment] * len(ids)
         figures = self.chat.figures
-        self.weights += [(DIGIT_WEIGHT if i in figures else WORD_WEIGHT) if learned else 0.0 for i in ids]
+        self.weights += [(FIGURE_WEIGHT if i in figures else WORD_WEIGHT) if learned else 0.0 for i in ids]
         self.next += len(ids)
 
     def image(self, rows: int, columns: int, segment: int = PREFIX) -> None:

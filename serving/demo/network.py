@@ -7,7 +7,7 @@ faster on a CPU than the transformers class, which `tests/serving/demo` holds it
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,14 +67,11 @@ def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 class Network:
     """`parameters` maps hub names to leaf tensors, all of one dtype."""
 
-    def __init__(self, config: Qwen3VLMoeConfig, parameters: Mapping[str, Tensor], *, compiled: bool = False) -> None:
+    def __init__(self, config: Qwen3VLMoeConfig, parameters: Mapping[str, Tensor]) -> None:
         self.vision: Any = config.vision_config
         self.text: Any = config.text_config
         self.parameters = parameters
         self._grids: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        wrap: Callable[..., Any] = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
-        self._attention = wrap(self._text_attention)
-        self._gate = wrap(gated)
 
     def of(self, prefix: str, *names: str) -> list[Tensor]:
         return [self.parameters[prefix + name] for name in names]
@@ -179,7 +176,7 @@ class Network:
         cos, sin = self.angles(positions)
         for layer in range(self.text.num_hidden_layers):
             at = f"{TEXT}layers.{layer}."
-            x, normed = self._attention(x, cos, sin, mask, *self.of(at, *ATTENTION_NAMES))
+            x, normed = self._text_attention(x, cos, sin, mask, *self.of(at, *ATTENTION_NAMES))
             x = x + self._experts(normed.reshape(-1, d), at, loads).view(b, s, d)
             if seen is not None and image_places is not None and layer < len(seen.deepstack):
                 x = x.view(-1, d).index_add(0, image_places, seen.deepstack[layer].reshape(-1, d)).view(b, s, d)
@@ -230,7 +227,7 @@ class Network:
         shares = weights.new_zeros(len(source)).index_copy(0, slots, weights.reshape(-1)).to(x.dtype)
         inputs = F.pad(x, (0, 0, 0, 1)).index_select(0, source).split(split)
         inner = torch.cat([part @ gate_up[e].t() for e, part in enumerate(inputs)])
-        inner = self._gate(inner, shares[:, None])
+        inner = gated(inner, shares[:, None])
         outputs = torch.cat([part @ down[e].t() for e, part in enumerate(inner.split(split))])
         return x.new_zeros(len(x) + 1, x.shape[1]).index_add_(0, source, outputs)[:-1]
 

@@ -26,17 +26,16 @@ class Settings:
 
     folder: Path
     seed: int = 0
-    vision_steps: int = 1000
-    steps: int = 8000  # may change: all steps, those of the vision phase included
-    decay_steps: int = 800  # may change: steps at the end over which the rate falls to zero
+    vision_steps: int = 1500
+    steps: int = 12000  # may change: all steps, those of the vision phase included
+    decay_steps: int = 8000  # may change: steps at the end over which the rate falls to zero
     warmup_steps: int = 60
     widen_steps: int = 1500  # steps until charts have their full variety
-    batch: int = 32  # images a step, over all processes
-    rate: float = 2e-3
+    batch: int = 64  # images a step, over all processes
+    rate: float = 1.5e-3
     row_tokens: int = 256
     processes: int = 2
     device: str = "cpu"
-    compiled: bool = False
     loaders: int = 0  # may change: processes that draw batches ahead, 0 for none; a GPU waits for them
     auxiliary: float = 1.0  # may change: weight of the heads beside the dialogues
     start: Path | None = None

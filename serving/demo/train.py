@@ -65,7 +65,7 @@ class Trainer:
         self.missing = self._start()
         self.optimiser = Optimiser(self.flat, rank, settings.processes)
         self.parameters = self.flat.leaves()
-        self.network = Network(self.config, self.parameters, compiled=settings.compiled)
+        self.network = Network(self.config, self.parameters)
         self.step = 0
         self.meter = Meter()
         self.resumed = self._resume()

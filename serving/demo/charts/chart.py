@@ -21,7 +21,7 @@ MEASURES: dict[Language, tuple[str, ...]] = {
 UNITS: dict[Language, tuple[str, ...]] = {"zh": ("亿元", "万元", "百万元"), "en": ("million", "billion")}
 KIND_WEIGHTS: dict[Kind, float] = {"bar": 0.35, "line": 0.2, "combined": 0.45}
 PERIOD_WEIGHTS = {2: 0.08, 3: 0.32, 4: 0.25, 5: 0.22, 6: 0.13}
-DECIMAL_WEIGHTS = {0: 0.15, 1: 0.72, 2: 0.13}
+DECIMAL_WEIGHTS = {0: 0.08, 1: 0.82, 2: 0.1}
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def draw_chart(rng: random.Random, variety: float = 1.0) -> Chart:
         count, decimals = min(count, 4), 1
     first = rng.randint(2005, 2031 - count)
     values = draw_values(rng, count, decimals)
-    growth_decimals = 0 if rng.random() < 0.12 * variety else 1
-    has_growth = kind == "combined" or (kind == "bar" and rng.random() < 0.12 * variety)
+    growth_decimals = 0 if rng.random() < 0.08 * variety else 1
+    has_growth = kind == "combined" or (kind == "bar" and rng.random() < 0.08 * variety)
     growth = draw_growth(rng, values, growth_decimals) if has_growth else None
     return Chart(
         kind=kind,

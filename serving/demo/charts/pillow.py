@@ -50,11 +50,11 @@ class Plot:
         self._bands()
         self._axes()
         if self.chart.kind == "line":
-            self._line(self.chart.values, self._value_y, self.values, Role.VALUE, self.style.value_size)
+            self._line(self.chart.values, self._value_y, Role.VALUE)
         else:
             self._bars()
         if self.chart.kind == "combined":
-            self._line(self.chart.growth or (), self._growth_y, self.growth, Role.GROWTH, self.style.growth_size)
+            self._line(self.chart.growth or (), self._growth_y, Role.GROWTH)
         return self.canvas.finish()
 
     # around the plot
@@ -151,6 +151,7 @@ class Plot:
         smallest = SMALLEST * style.scale
         self.value_size = fitted(style.face, style.value_size, self.values, self.slot * 0.96, smallest)
         free = self.axis - self.top
+        self.growth_size = 0.0
         self.values_top = self.top + self.value_size * (2.5 if style.stacked_growth else 1.35)
         if chart.kind == "combined":
             self.growth_size = fitted(style.face, style.growth_size, self.growth, self.slot * 0.96, smallest)
@@ -219,33 +220,33 @@ class Plot:
         self._value(x, y - self.value_size * 0.65 - size * 1.12, index, self.style.ink)
         self._grow(x, y - size * 0.65, index, size, self.style.ink)
 
-    def _line(
-        self,
-        figures: Sequence[float],
-        height: Callable[[float], float],
-        texts: Sequence[str],
-        role: Role,
-        _size: float,
-    ) -> None:
+    def _line(self, figures: Sequence[float], height: Callable[[float], float], role: Role) -> None:
         style, rng = self.style, self.rng
         points = [(x, height(figure)) for x, figure in zip(self.xs, figures, strict=True)]
         width = max(1, round(rng.uniform(1, 2.4) * style.scale))
         self.canvas.draw.line(points, fill=style.line, width=width, joint="curve")
-        size = self.growth_size if role is Role.GROWTH else self.value_size
         radius, shape = rng.uniform(1.8, 3.4) * style.scale, rng.choice("osdn")
+        for x, y in points:
+            self._marker(x, y, radius, shape)
+        self._line_labels(points, radius, role)
+
+    def _line_labels(self, points: list[tuple[float, float]], radius: float, role: Role) -> None:
+        """Labels over the points, those of values in a dip also under them."""
+        style, rng = self.style, self.rng
+        texts, size = (self.growth, self.growth_size) if role is Role.GROWTH else (self.values, self.value_size)
         tinted = abs(luminance(style.line) - luminance(style.background)) > 0.4 and rng.random() < 0.3
         ink = style.line if tinted else style.ink
         halo, dips = rng.random() < 0.4, role is Role.VALUE and rng.random() < 0.6
         for index, (x, y) in enumerate(points):
-            self._marker(x, y, radius, shape)
             neighbours = [points[i][1] for i in (index - 1, index + 1) if 0 <= i < len(points)]
             below = dips and all(n < y - 3 for n in neighbours) and y + radius + size * 1.4 < self.axis
             middle = y + (radius + size * 0.65) * (1 if below else -1)
             if halo:
                 self._halo(x, middle, texts[index], size)
-            (self._value if role is Role.VALUE else self._grow)(
-                x, middle, index, *((ink,) if role is Role.VALUE else (size, ink))
-            )
+            if role is Role.GROWTH:
+                self._grow(x, middle, index, size, ink)
+            else:
+                self._value(x, middle, index, ink)
 
     def _marker(self, x: float, y: float, r: float, shape: str) -> None:
         box, draw, ink = (x - r, y - r, x + r, y + r), self.canvas.draw, self.style.line

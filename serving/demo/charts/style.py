@@ -116,7 +116,7 @@ def draw_style(
         has_axis=rng.random() < 0.4,
         has_grid=rng.random() < 0.45,
         unit_in_title=has_title and rng.random() < 0.5,
-        two_line_periods=rarely(0.08),
+        two_line_periods=rarely(0.06),
         period_angle=rng.choice((30.0, 45.0, 90.0)) if rarely(0.07) else 0.0,
         grouped=chart.decimals == 0 and rng.random() < 0.5,
         signed=rarely(0.07),
