@@ -40,6 +40,9 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...]) -> Non
     logs.set_up(chosen.log_format, chosen.log_level)
     if len(chosen.engine_urls) > 1:
         _give_up("one engine is served per server; start one homescope-server for each --engine-url")
+    for url in chosen.engine_urls:
+        if not url.startswith(("http://", "https://")):
+            _give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
     with _listen(chosen) as listener:
         secret = _with_keys(chosen, _first_key)
         if secret:

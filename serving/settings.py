@@ -25,12 +25,12 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 class Settings(BaseSettings):
     """Every knob of the server, read once at start from `HOMESCOPE_<NAME>`; lists are separated by commas."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     data: Folder = Field(
         default=Path("~/.homescope"), validate_default=True, description="the one folder that holds state"
     )
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     engine_urls: Names = Field(default=(), description="a running vLLM to use; none starts the embedded engine")
     engine_key: SecretStr | None = Field(default=None, description="API key that the engine asks for, if it does")

@@ -75,6 +75,10 @@ def test_a_bad_value(tmp_path: Path) -> None:
     assert_one_clear_line(homescope(tmp_path, "run", "--port", "99999"), "HOMESCOPE_PORT", "99999")
 
 
+def test_an_empty_host_is_not_the_whole_network(tmp_path: Path) -> None:
+    assert_one_clear_line(homescope(tmp_path, "run", "--host", ""), "HOMESCOPE_HOST=")
+
+
 def test_a_taken_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -116,6 +120,12 @@ async def test_it_ends_when_its_engine_has_been_given_up(tmp_path: Path, capsys:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert await asyncio.wait_for(_serve(Settings(data=tmp_path), listener, doomed), 10) == 1
     assert "homescope-server: no engine, so nothing to serve: died 5 times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8001", "ftp://127.0.0.1", "nonsense"])
+def test_an_engine_url_that_is_none(tmp_path: Path, url: str) -> None:
+    done = homescope(tmp_path, "run", "--port", "0", "--engine-url", url)
+    assert_one_clear_line(done, url, "--engine-url http://")
 
 
 @pytest.fixture

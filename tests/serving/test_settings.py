@@ -17,6 +17,15 @@ def test_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded.data == Path.home() / "state"
 
 
+def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files and unit files set variables to nothing: state in the working folder, or a server open to the
+    whole network, is not what was meant."""
+    for name in ("DATA", "HOST", "PORT", "MODEL", "ENGINE_URLS"):
+        monkeypatch.setenv(f"HOMESCOPE_{name}", "")
+    assert settings.load() == Settings()
+    assert (settings.load().host, settings.load().model) == ("127.0.0.1", None)
+
+
 def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOMESCOPE_PORT", "9000")
     assert settings.load(port=9001).port == 9001
