@@ -17,6 +17,9 @@ Form: TypeAlias = Literal["multimodal", "text"]
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 MODALITIES = ("text", "image", "video", "audio")
+MAX_PARTS = 10_000
+"""Messages and parts in one request. No context holds more, and three million of them took the event loop 8 s."""
+
 NO_MODALITY = "The item of content should be a message of a certain modal."
 NO_CONTENT = "Role must be user or assistant and Content length must be greater than 0"
 NEITHER = 'Either "prompt" or "messages" must exist and cannot both be none'
@@ -67,6 +70,9 @@ def _messages(wire: WireInput, form: Form) -> tuple[Message, ...]:
     turns = _legacy_turns(wire) if legacy else wire.messages or []
     if not turns:
         raise InvalidRequest("[] is too short")
+    count = len(turns) + sum(len(turn.content) for turn in turns if isinstance(turn.content, list))
+    if count > MAX_PARTS:
+        raise InvalidRequest(f"Exceeded limit on messages and parts per request : {MAX_PARTS}, got {count}")
     messages = tuple(_message(turn) for turn in turns)
     if not any(message.role == "user" for message in messages):
         raise InvalidRequest("The input messages do not contain elements with the role of user.")

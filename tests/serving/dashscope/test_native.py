@@ -140,6 +140,8 @@ async def test_no_key_or_a_wrong_one(
         ({"input": {}}, "BadRequest.EmptyModel", 'Required parameter "model" missing from request.'),
         ({"model": "qwen3-vl-30b", "messages": [user("hi")]}, "InvalidParameter", 'Either "prompt" or "messages" must'),
         ({"model": "qwen3-vl-30b"}, "BadRequest.EmptyInput", "Required input parameter missing from request."),
+        (chat(user(*["a"] * 10_000)), "InvalidParameter", "messages and parts per request : 10000, got 10001"),
+        (chat(*[user("a")] * 5_001), "InvalidParameter", "messages and parts per request : 10000, got 10002"),
         (chat(temperature=2), "InvalidParameter", "Temperature should be in [0.0, 2.0)"),
         (chat(enable_thinking=True), "InvalidParameter.NotSupportEnableThinking", "does not support enable_thinking."),
         (chat(user({"image": "https://example.com/a.png"})), "InvalidParameter", "does not fetch https:// images yet"),
