@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import aclosing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -310,15 +309,41 @@ async def test_the_environments_proxy_for_every_other(server: Scripted, monkeypa
     assert call.headers["host"] == "homescope.invalid"
 
 
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_socks_proxy_is_gone_through(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    over = asyncio.Event()
+    port = httpx.URL(server.url).port
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """SOCKS 5 without a password (RFC 1928): whatever host is asked for, the scripted server answers."""
+        await reader.readexactly((await reader.readexactly(2))[1])
+        writer.write(b"\x05\x00")
+        name_length = (await reader.readexactly(5))[4]
+        asked.append((await reader.readexactly(name_length + 2))[:-2])
+        writer.write(b"\x05\x00\x00\x01" + bytes(6))
+        onward, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, back), pump(onward, writer))
+        over.set()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        async with Session("http://homescope.invalid/api/v1", "k", retry=ONCE) as s:
+            assert await s.ask(png(), "?")
+        await over.wait()
+    assert asked == [b"homescope.invalid"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        pytest.param(
-            "ALL_PROXY",
-            "socks5://127.0.0.1:9",
-            "ALL_PROXY cannot be used",
-            marks=pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS proxies can be used here"),
-        ),
         ("HTTPS_PROXY", "carrier-pigeon://127.0.0.1", "ALL_PROXY cannot be used"),
         ("SSL_CERT_FILE", "/nowhere.pem", "cannot be read: No such file"),
     ],
