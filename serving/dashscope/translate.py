@@ -50,7 +50,7 @@ def to_generation(
     if wire.model not in rules.models:
         raise ModelNotFound(wire.model, rules.models)
     if wire.input is None:
-        raise EmptyInput if wire.messages is None else InvalidRequest(NEITHER)
+        raise InvalidRequest(NEITHER) if wire.misplaced else EmptyInput
     messages = _messages(wire.input, form)
     options = parameters.read(wire.parameters or {}, model=wire.model, max_output_tokens=rules.max_output_tokens)
     if options.response_format and options.response_format.kind == "json_object" and not _mentions_json(messages):

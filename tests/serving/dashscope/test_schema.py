@@ -32,6 +32,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         b'{"input":{"messages":[{"role":"user","content":["hi"]}]}}',
         b'{"input":[]}',
         b'{"parameters":[]}',
+        b'{"parameters":{"stop":[' + b"[]," * 400_000 + b"[]]}}",
     ],
 )
 def test_what_is_not_a_request_is_refused(body: bytes) -> None:
