@@ -46,7 +46,9 @@ def test_commands_in_the_readme_exist(name: str) -> None:
 
 def test_both_readmes_have_the_same_code() -> None:
     """The Chinese page is a translation: its commands and programs are the English ones, prompts aside."""
-    blocks = [re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL) for name in READMES]
+    blocks = [
+        re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL) for name in READMES
+    ]
     prompts = [[re.sub(r'"text": ".*?"', '"text"', block) for block in each] for each in blocks]
     assert prompts[0] == prompts[1]
 
