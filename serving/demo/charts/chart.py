@@ -20,7 +20,7 @@ MEASURES: dict[Language, tuple[str, ...]] = {
 }
 UNITS: dict[Language, tuple[str, ...]] = {"zh": ("亿元", "万元", "百万元"), "en": ("million", "billion")}
 KIND_WEIGHTS: dict[Kind, float] = {"bar": 0.35, "line": 0.2, "combined": 0.45}
-PERIOD_WEIGHTS = {2: 0.08, 3: 0.32, 4: 0.25, 5: 0.22, 6: 0.13}
+PERIOD_WEIGHTS = {2: 0.12, 3: 0.4, 4: 0.28, 5: 0.14, 6: 0.06}
 DECIMAL_WEIGHTS = {0: 0.08, 1: 0.82, 2: 0.1}
 
 
