@@ -89,7 +89,7 @@ def draw_style(
     dark, background, ink = palette(rng)
     face, title_face = rng.choice(installed(chart.language)), rng.choice(installed(chart.language))
     largest = {2: 18.0, 3: 17.0, 4: 16.0, 5: 14.5, 6: 13.5}[len(chart.periods)]
-    value_size = rng.uniform(11.5, largest)
+    value_size = rng.uniform(13.0, largest + 0.5)
 
     def rarely(probability: float) -> bool:
         return rng.random() < probability * variety
@@ -107,8 +107,8 @@ def draw_style(
         face=face,
         title_face=title_face,
         value_size=value_size * scale,
-        period_size=rng.uniform(10.5, value_size) * scale,
-        growth_size=rng.uniform(11, min(value_size, 14.5)) * scale,
+        period_size=rng.uniform(11.5, value_size) * scale,
+        growth_size=rng.uniform(12.5, min(value_size, 15.5)) * scale,
         title_size=rng.uniform(11, 16) * scale,
         small_size=rng.uniform(9, 11.5) * scale,
         has_title=has_title,

@@ -11,6 +11,9 @@ from serving.demo.config import model_config
 from serving.demo.parameters import initial
 from serving.demo.vocabulary import train_tokenizer
 
+# Layers this small gain nothing from a second thread, and wait for it in a loop where other work has the CPU.
+torch.set_num_threads(1)
+
 SHAPE: dict[str, Any] = {
     "hidden": 32,
     "text_layers": 2,

@@ -9,6 +9,7 @@ from serving.demo.train import Trainer, learning_rate, parse
 from tests.serving.demo.conftest import SHAPE, Small
 
 STEPS = 4
+pytestmark = pytest.mark.timeout(180)  # seconds of training when the machine is free, minutes when it is not
 
 
 @pytest.fixture
