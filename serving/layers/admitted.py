@@ -8,12 +8,13 @@ from contextlib import aclosing, asynccontextmanager
 from serving.engine.base import Engine
 from serving.errors import Overloaded
 from serving.generation import Chunk, Generation
+from serving.layers.layer import Layer
 
 RETRY_AFTER = 2
 """Seconds. Clients cap the header at 8; a full queue of short answers moves on in less."""
 
 
-class Admitted:
+class Admitted(Layer):
     """Lets `max_in_flight` generations through at a time, lets `max_queued` wait in order, refuses the rest at once.
 
     The permit lives as long as the stream: whatever ends it, an end, an error or a client that left, gives it back.
@@ -21,7 +22,7 @@ class Admitted:
 
     def __init__(self, engine: Engine, *, max_in_flight: int, max_queued: int, queue_timeout: float) -> None:
         """`queue_timeout` in seconds; a generation that waited for so long is refused as if the queue were full."""
-        self._engine = engine
+        super().__init__(engine)
         self._permits = asyncio.Semaphore(max_in_flight)
         self._max_queued = max_queued
         self._queue_timeout = queue_timeout
@@ -33,15 +34,6 @@ class Admitted:
             generation.timeline.admitted = time.monotonic()
             async for chunk in chunks:
                 yield chunk
-
-    async def ready(self) -> bool:
-        return await self._engine.ready()
-
-    async def start(self) -> None:
-        await self._engine.start()
-
-    async def aclose(self) -> None:
-        await self._engine.aclose()
 
     @asynccontextmanager
     async def _permit(self) -> AsyncGenerator[None, None]:

@@ -7,18 +7,19 @@ from dataclasses import replace
 from serving.engine.base import Engine
 from serving.errors import InvalidRequest
 from serving.generation import Chunk, Generation, Image, Message, Part
+from serving.layers.layer import Layer
 from serving.media import images
 from serving.media.images import Limits
 
 
-class Resolved:
+class Resolved(Layer):
     """Turns every image reference into checked bytes, so that the engine never sees a URL or a file that is no image.
 
     This is the only place that reads references: what fetches http(s) and oss:// URLs belongs here too.
     """
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._limits = limits
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
@@ -26,15 +27,6 @@ class Resolved:
         async with aclosing(self._engine.generate(resolved)) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    async def ready(self) -> bool:
-        return await self._engine.ready()
-
-    async def start(self) -> None:
-        await self._engine.start()
-
-    async def aclose(self) -> None:
-        await self._engine.aclose()
 
     async def _resolve(self, generation: Generation) -> Generation:
         if len(generation.images) > self._limits.count:
