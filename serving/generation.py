@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-Role: TypeAlias = Literal["system", "user", "assistant"]
-FinishReason: TypeAlias = Literal["stop", "length"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+Priority: TypeAlias = Literal["interactive", "background"]
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,79 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Pixels:
+    """What the client asks of the size at which the model sees an image or the frames of a video.
+
+    All in pixels, width times height: of one image or frame, `total` of all frames of a video. None is the default of
+    the model's pixel policy; what is out of the policy's range is clamped to it. `high_resolution` takes the
+    policy's largest size instead of `most`.
+    """
+
+    least: int | None = None
+    most: int | None = None
+    total: int | None = None
+    high_resolution: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """`reference` is the client's own string; `content` is None until the image has been resolved."""
 
     reference: str
     content: ImageContent | None = None
+    pixels: Pixels = Pixels()
 
 
-Part: TypeAlias = Text | Image
+@dataclass(frozen=True)
+class VideoContent:
+    """The sampled frames of one video, each as the model shall see it; `fps` is the rate at which they were sampled,
+    `seconds` the duration of the whole video."""
+
+    frames: tuple[ImageContent, ...]
+    fps: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video file by reference, or its frames by one reference each.
+
+    `fps` asks for so many frames a second of a file, and says how many there are of a list. `max_frames` bounds the
+    sampled ones. `content` is None until the video has been resolved.
+    """
+
+    reference: str | tuple[str, ...]
+    content: VideoContent | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    pixels: Pixels = Pixels()
+
+
+Part: TypeAlias = Text | Image | Video
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made in an earlier turn; `arguments` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn; `partial` marks a last assistant turn that the model continues instead of answering."""
+    """One turn; `partial` marks a last assistant turn that the model continues instead of answering.
+
+    An assistant turn may have `tool_calls` and `reasoning`; a turn of role "tool" has the `tool_call_id` it answers.
+    """
 
     role: Role
     parts: tuple[Part, ...]
     partial: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +113,7 @@ class Sampling:
     """How to pick tokens; None leaves the choice to the model's own generation config.
 
     `max_tokens` counts answer tokens; `top_k` 0 means "all tokens"; `stop_token_ids` are ids of the model's tokenizer.
+    `n` answers are drawn; `logprobs` is None for none, else how many alternatives each token of the answer comes with.
     """
 
     temperature: float | None = None
@@ -68,6 +126,8 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    n: int = 1
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +137,32 @@ class ResponseFormat:
     kind: Literal["json_object", "json_schema"]
     name: str = "answer"
     schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """`choice` is "auto", "none", "required", or the name of the one function to call."""
+
+    offered: tuple[Tool, ...]
+    choice: str = "auto"
+    parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Whether to reason before the answer, and for at most how many tokens; None leaves either to the model."""
+
+    enabled: bool | None = None
+    budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +194,32 @@ class Generation:
     sampling: Sampling = Sampling()
     response_format: ResponseFormat | None = None
     timeline: Timeline = field(default_factory=Timeline, compare=False)
+    tools: Tools | None = None
+    thinking: Thinking = Thinking()
+    priority: Priority = "interactive"
 
     @property
     def images(self) -> tuple[Image, ...]:
         return tuple(part for message in self.messages for part in message.parts if isinstance(part, Image))
 
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        return tuple(part for message in self.messages for part in message.parts if isinstance(part, Video))
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens so far. `input_tokens` includes the images; `image_tokens` is None until the engine has said it."""
+    """Tokens so far. `input_tokens` includes images and videos, `output_tokens` the reasoning.
+
+    `image_tokens` and `video_tokens` are None until the engine has said them, `cached_tokens` where it does not say.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     image_tokens: int | None = None
+    video_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -128,12 +227,39 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of call number `index` of one answer. The first piece has `id` and `name`, later ones neither."""
+
+    index: int
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The natural logarithm of a token's probability, and the likeliest tokens in its place."""
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the answer. Only the last chunk of an answer has a `finish_reason`; its usage is final."""
+    """A piece of answer number `choice`, of `Sampling.n` that are drawn.
+
+    Each answer ends with one chunk that has a `finish_reason`; the usage of the very last chunk is final.
+    """
 
     text: str
     usage: Usage
     finish_reason: FinishReason | None = None
+    choice: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True)

@@ -94,7 +94,7 @@ def _message(wire: WireMessage) -> Message:
     if wire.content is None:
         raise InvalidRequest("The content field is a required field.")
     parts = (Text(wire.content),) if isinstance(wire.content, str) else tuple(_part(part) for part in wire.content)
-    if role == "user" and not any(isinstance(part, Image) or part.text for part in parts):
+    if role == "user" and not any(not isinstance(part, Text) or part.text for part in parts):
         raise InvalidRequest(NO_CONTENT)
     if role != "user" and any(isinstance(part, Image) for part in parts):
         raise InvalidRequest(f'An image can only be part of a message with the role "user", not "{role}".')

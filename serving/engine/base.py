@@ -7,7 +7,8 @@ from serving.generation import Chunk, Generation
 class Engine(Protocol):
     """Answers generations. Every layer is an engine that wraps an engine.
 
-    A generator that ends without raising has yielded exactly one chunk with a `finish_reason`, as its last. Closing
+    A generator that ends without raising has yielded exactly one chunk with a `finish_reason` for each of the answers
+    drawn, the last of them as its last. Closing
     the generator at any point stops the work behind it. Failures are `serving.errors.ServingError`s.
     """
 

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from serving.errors import InvalidRequest
-from serving.generation import Generation, Image, Message, Part, ResponseFormat, Text
+from serving.generation import Generation, Image, Message, Part, ResponseFormat, Text, Video
 
 CONTROL_TOKEN = re.compile(r"<(?=\|[a-z_]+\|>)")
 """The opening of `<|im_end|>`, `<|image_pad|>` and their like. vLLM's tokenizer makes control tokens of them wherever
@@ -57,6 +57,8 @@ def _message(message: Message) -> dict[str, Any]:
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Image):
         return {"type": "image_url", "image_url": {"url": part.reference}}
+    if isinstance(part, Video):
+        raise InvalidRequest("The video modality is not supported by this server; send text and images.")
     return {"type": "text", "text": neutral(part.text)}
 
 
