@@ -20,6 +20,8 @@ ServingError
 """
 
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import orjson
@@ -193,3 +195,15 @@ def to_json(error: ServingError, request_id: str) -> bytes:
 def to_sse(error: ServingError, request_id: str, event_id: int) -> bytes:
     """The last frame of a stream that failed after it began."""
     return sse.frame(event_id, "error", error.status, to_json(error, request_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a protocol tells a failure: as the `body` of an answer with the error's own status, or, once a stream has
+    begun, as its last `frame`, which is given the number that a frame would have now."""
+
+    body: Callable[[ServingError, str], bytes]
+    frame: Callable[[ServingError, str, int], bytes]
+
+
+NATIVE = Dialect(to_json, to_sse)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
@@ -24,8 +25,11 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request_id = new_request_id()
+        self.method: str = scope["method"]
+        self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.status = 0
         self.frames = 0
+        self._query: bytes = scope["query_string"]
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send
@@ -37,6 +41,11 @@ class Exchange:
 
     def header(self, name: str) -> str:
         return self._headers.get(name.encode(), b"").decode("latin-1")
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the URL; of a repeated one the last."""
+        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
     async def body(self, limit: int) -> bytes:
         """Raises `BodyTooLarge` beyond `limit` bytes, by the announced length where there is one."""

@@ -263,18 +263,79 @@ class Chunk:
 
 
 @dataclass(slots=True)
-class Answer:
-    """What the chunks of one generation add up to so far."""
+class Choice:
+    """What the chunks of one of the answers add up to so far."""
 
-    pieces: list[str] = field(default_factory=list)
-    usage: Usage = Usage()
     finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    _text: list[str] = field(default_factory=list)
+    _reasoning: list[str] = field(default_factory=list)
+    _calls: list[_Call] = field(default_factory=list)
 
     def add(self, chunk: Chunk) -> None:
-        self.pieces.append(chunk.text)
-        self.usage = chunk.usage
-        self.finish_reason = chunk.finish_reason
+        if chunk.text:
+            self._text.append(chunk.text)
+        if chunk.reasoning:
+            self._reasoning.append(chunk.reasoning)
+        for delta in chunk.tool_calls:
+            while len(self._calls) <= delta.index:
+                self._calls.append(_Call())
+            self._calls[delta.index].add(delta)
+        self.logprobs.extend(chunk.logprobs)
+        self.finish_reason = chunk.finish_reason or self.finish_reason
 
     @property
     def text(self) -> str:
-        return "".join(self.pieces)
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in self._calls)
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._text or self._reasoning or self._calls)
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+    def add(self, delta: ToolCallDelta) -> None:
+        self.id = self.id or delta.id
+        self.name = self.name or delta.name
+        self.arguments.append(delta.arguments)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the chunks of one generation add up to so far: one choice, or `Sampling.n` of them."""
+
+    choices: list[Choice] = field(default_factory=lambda: [Choice()])
+    usage: Usage = Usage()
+
+    def add(self, chunk: Chunk) -> None:
+        while len(self.choices) <= chunk.choice:
+            self.choices.append(Choice())
+        self.choices[chunk.choice].add(chunk)
+        self.usage = chunk.usage
+
+    def cut(self) -> None:
+        """Ends what has not ended yet, as if it had become too long."""
+        for choice in self.choices:
+            choice.finish_reason = choice.finish_reason or "length"
+
+    @property
+    def text(self) -> str:
+        """Of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def begun(self) -> bool:
+        return any(choice.begun for choice in self.choices)

@@ -139,7 +139,7 @@ class Rendering:
 
     def whole(self, answer: Answer) -> bytes:
         message = {"role": "assistant", "content": self._content(answer.text)}
-        output: dict[str, Any] = {"choices": [{"finish_reason": answer.finish_reason, "message": message}]}
+        output: dict[str, Any] = {"choices": [{"finish_reason": answer.choices[0].finish_reason, "message": message}]}
         if self.output_text and self.form == "multimodal":
             output["text"] = answer.text
         return self._body(output, answer.usage)

@@ -98,7 +98,9 @@ def test_json_mode_wants_the_word_json() -> None:
         to_generation(chat(user("As XML, please"), response_format=wanted))
 
 
-ANSWER = Answer(["All ", "good."], Usage(30, 2, 12), "stop")
+ANSWER = Answer()
+ANSWER.add(Chunk("All ", Usage(30, 1)))
+ANSWER.add(Chunk("good.", Usage(30, 2, 12), "stop"))
 
 
 PARTS = '{"choices":[{"finish_reason":"stop","message":{"role":"assistant","content":[{"text":"All good."}]}}]'

@@ -1,0 +1,107 @@
+"""What every protocol shares of serving a request: who asks, how a failure is told, the line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from starlette.types import Receive, Scope, Send
+
+from serving import logs
+from serving.access.keyring import Keyring
+from serving.errors import Dialect, EngineUnavailable, InternalError, InvalidRequest, ServingError
+from serving.exchange import ClientGone, Exchange
+from serving.generation import Answer, Caller, Timeline
+
+log = logging.getLogger(__name__)
+
+REFUSE_WITHIN = 5.0
+"""Seconds that a client gets to read why its stream ended; one that stopped reading would be waited for without end."""
+RETRY_AFTER = 5
+"""Seconds until a server that stops has a successor, roughly; clients cap the header at 8."""
+NOBODY = Caller("", "-")
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known about one request while it is served."""
+
+    exchange: Exchange
+    caller: Caller = NOBODY
+    timeline: Timeline = field(default_factory=Timeline)
+    answer: Answer = field(default_factory=Answer)
+    stream: bool = False
+    model: str = "-"
+    images: int = 0
+    outcome: str = "ok"
+
+
+Serve: TypeAlias = Callable[[Call], Awaitable[None]]
+"""Answers a call whose caller is known, or raises the `ServingError` to answer with."""
+
+
+class Endpoint:
+    """One route as an ASGI app: checks the key, serves, and tells every failure in the words of its protocol."""
+
+    def __init__(
+        self, serve: Serve, keyring: Keyring, dialect: Dialect, *, methods: tuple[str, ...] = ("POST",)
+    ) -> None:
+        self._serve = serve
+        self._keyring = keyring
+        self._dialect = dialect
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(Exchange(scope, receive, send))
+        try:
+            call.caller = await self._keyring.caller(call.exchange.header("authorization"))
+            if call.exchange.method not in self._methods:
+                raise InvalidRequest(f"Request method '{call.exchange.method}' is not supported.")
+            await self._serve(call)
+        except ClientGone:
+            call.outcome = "client_gone"
+        except ServingError as error:
+            await self._refuse(call, error)
+        except asyncio.CancelledError:  # the drain time is over; nothing of this task comes after the refusal
+            await self._refuse(call, EngineUnavailable(retry_after=RETRY_AFTER))
+        except Exception:
+            log.exception("request %s failed", call.exchange.request_id)
+            await self._refuse(call, InternalError())
+        finally:
+            _log(call)
+
+    async def _refuse(self, call: Call, error: ServingError) -> None:
+        call.outcome = error.code
+        exchange = call.exchange
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFUSE_WITHIN):
+                if exchange.begun:
+                    await exchange.end(self._dialect.frame(error, exchange.request_id, exchange.frames + 1))
+                else:
+                    await exchange.answer(error.status, self._dialect.body(error, exchange.request_id), error.headers)
+
+
+def _log(call: Call) -> None:
+    times = call.timeline
+    times.ended = time.monotonic()
+    logs.finished(
+        logs.RequestLine(
+            request_id=call.exchange.request_id,
+            key=call.caller.name,
+            model=call.model,
+            status=call.exchange.status,
+            outcome=call.outcome,
+            stream=call.stream,
+            images=call.images,
+            input_tokens=call.answer.usage.input_tokens,
+            output_tokens=call.answer.usage.output_tokens,
+            queued_ms=logs.span_ms(times.received, times.admitted),
+            first_chunk_ms=logs.span_ms(times.received, times.first_chunk),
+            total_ms=logs.span_ms(times.received, times.ended),
+        )
+    )
