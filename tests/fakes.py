@@ -5,25 +5,69 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
 from serving.errors import ServingError
-from serving.generation import Chunk, FinishReason, Generation, Usage
+from serving.generation import Chunk, FinishReason, Generation, TokenLogprob, ToolCallDelta, Usage
+
+
+def thought(reasoning: str, *, choice: int = 0) -> Chunk:
+    """A piece of reasoning for a script; the engine counts the usage."""
+    return Chunk("", Usage(), choice=choice, reasoning=reasoning)
+
+
+def said(text: str, *, choice: int = 0, logprob: float | None = None, top: tuple[TokenLogprob, ...] = ()) -> Chunk:
+    """A piece of text for a script, with the logarithm of its probability if there is one."""
+    tokens = () if logprob is None else (TokenLogprob(text, tuple(text.encode()), logprob, top),)
+    return Chunk(text, Usage(), choice=choice, logprobs=tokens)
+
+
+def called(arguments: str, *, index: int = 0, call_id: str = "", name: str = "", choice: int = 0) -> Chunk:
+    """A piece of a tool call for a script; the first of each call has `call_id` and `name`."""
+    return Chunk("", Usage(), choice=choice, tool_calls=(ToolCallDelta(index, arguments, call_id, name),))
 
 
 @dataclass(frozen=True)
 class Script:
     """One answer to come: its pieces, one output token each, then how it ends.
 
-    `error` is raised after the pieces instead of a finish. `gate`, when given, is awaited before the end and before
-    every piece from number `gated_from` on; set it to let the answer run.
+    A piece is a text, which every answer asked for by `n` gets, or a chunk of one answer; an answer with tool calls
+    ends with the reason "tool_calls". `error` is raised after the pieces instead of a finish. `gate`, when given, is
+    awaited before the end and before every piece from number `gated_from` on; set it to let the answer run.
     """
 
-    pieces: tuple[str, ...] = ()
+    pieces: tuple[str | Chunk, ...] = ()
     finish_reason: FinishReason = "stop"
     error: ServingError | Exception | None = None
     gate: asyncio.Event | None = None
     gated_from: int = 1
     input_tokens: int = 10
     image_tokens: int | None = 0
+    video_tokens: int | None = None
+    cached_tokens: int | None = None
     interval: float = 0.0
+
+    def usage(self, pieces: int) -> Usage:
+        """After so many of the pieces."""
+        thoughts = [isinstance(piece, Chunk) and bool(piece.reasoning) for piece in self.pieces]
+        return Usage(
+            self.input_tokens,
+            pieces,
+            self.image_tokens,
+            self.video_tokens,
+            sum(thoughts[:pieces]) if any(thoughts) else None,
+            self.cached_tokens,
+        )
+
+    def chunks(self, number: int, n: int) -> list[Chunk]:
+        """What piece `number`, counted from 1, is for each of `n` answers."""
+        piece, usage = self.pieces[number - 1], self.usage(number)
+        if isinstance(piece, Chunk):
+            return [replace(piece, usage=usage)]
+        return [Chunk(piece, usage, choice=choice) for choice in range(n)]
+
+    def ends(self, n: int) -> list[Chunk]:
+        calling = {piece.choice for piece in self.pieces if isinstance(piece, Chunk) and piece.tool_calls}
+        usage = self.usage(len(self.pieces))
+        reasons: list[FinishReason] = ["tool_calls" if each in calling else self.finish_reason for each in range(n)]
+        return [Chunk("", usage, reason, choice) for choice, reason in enumerate(reasons)]
 
 
 @dataclass
@@ -39,10 +83,10 @@ class FakeEngine:
     _scripts: list[Script] = field(default_factory=list)
     _default: Script = Script(("ok",))
 
-    def enqueue(self, *pieces: str, **options: object) -> None:
+    def enqueue(self, *pieces: str | Chunk, **options: object) -> None:
         self._scripts.append(replace(Script(pieces), **options))  # type: ignore[arg-type]
 
-    def always(self, *pieces: str, **options: object) -> None:
+    def always(self, *pieces: str | Chunk, **options: object) -> None:
         """The answer whenever nothing is queued."""
         self._default = replace(Script(pieces), **options)  # type: ignore[arg-type]
 
@@ -52,13 +96,15 @@ class FakeEngine:
         self.running += 1
         self.began.set()
         try:
-            for count, piece in enumerate(script.pieces, 1):
-                await self._pause(script, count)
-                yield Chunk(piece, Usage(script.input_tokens, count, script.image_tokens))
+            for number in range(1, len(script.pieces) + 1):
+                await self._pause(script, number)
+                for chunk in script.chunks(number, generation.sampling.n):
+                    yield chunk
             await self._pause(script, len(script.pieces) + 1)
             if script.error is not None:
                 raise script.error
-            yield Chunk("", Usage(script.input_tokens, len(script.pieces), script.image_tokens), script.finish_reason)
+            for chunk in script.ends(generation.sampling.n):
+                yield chunk
         finally:
             self.running -= 1
             self.closed.set()
