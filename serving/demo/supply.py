@@ -31,6 +31,7 @@ class Settings:
     decay_steps: int = 8000  # may change: steps at the end over which the rate falls to zero
     warmup_steps: int = 60
     widen_steps: int = 1500  # steps until charts have their full variety
+    variety: float = 2.5  # may change: how often rare forms occur in the end, 1 as in the charts to be read
     batch: int = 64  # images a step, over all processes
     rate: float = 1.5e-3
     row_tokens: int = 256
@@ -61,7 +62,7 @@ class Supply:
         settings = self.settings
         size = Pictures.size(random.Random(f"{settings.seed}/{step}"))
         rng = random.Random(f"{settings.seed}/{step}/{self.rank}")
-        variety = min(1.0, 0.3 + 0.7 * step / max(1, settings.widen_steps))
+        variety = min(settings.variety, 0.3 + (settings.variety - 0.3) * step / max(1, settings.widen_steps))
         count = settings.batch // settings.processes
         spoken = round(count * settings.talk_share) if step >= settings.vision_steps else 0
         pictures = [

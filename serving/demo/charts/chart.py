@@ -105,12 +105,18 @@ def draw_growth(rng: random.Random, values: tuple[float, ...], decimals: int) ->
     return tuple(round(min(180.0, max(-90.0, g)), decimals) + 0.0 for g in figures)
 
 
+def boosted(weights: dict[int, float], usual: tuple[int, ...], variety: float) -> dict[int, float]:
+    """`weights` with those that are not `usual` times `variety`, where that is more than 1."""
+    return {each: weight if each in usual else weight * max(1.0, variety) for each, weight in weights.items()}
+
+
 def draw_chart(rng: random.Random, variety: float = 1.0) -> Chart:
-    """A chart's content, drawn from `rng`. `variety` in 0..1 scales how often the rarer forms occur."""
+    """A chart's content, drawn from `rng`. `variety` scales how often the rarer forms occur: 1 is how often they occur
+    in charts to be read, more is for training, which would otherwise see too few of them."""
     language: Language = "zh" if rng.random() < 0.6 else "en"
     kind = weighted(rng, KIND_WEIGHTS)
-    count = weighted(rng, PERIOD_WEIGHTS)
-    decimals = weighted(rng, DECIMAL_WEIGHTS)
+    count = weighted(rng, boosted(PERIOD_WEIGHTS, (2, 3, 4), variety))
+    decimals = weighted(rng, boosted(DECIMAL_WEIGHTS, (1,), variety))
     if rng.random() > variety:
         count, decimals = min(count, 4), 1
     first = rng.randint(2005, 2031 - count)

@@ -15,8 +15,10 @@ def figure(rng: random.Random) -> tuple[str, str]:
         return rng.choice(("{}", "{}年", "{}A", "FY{}")).format(year), year
     if form < 0.5:
         share = rng.uniform(-60, 99) if rng.random() < 0.6 else rng.uniform(-10, 20)
-        reading = f"{round(share, 1) + 0.0:.1f}"
-        return f"{reading}%", reading
+        decimals = 0 if rng.random() < 0.25 else 1
+        reading = f"{round(share, decimals) + 0.0:.{decimals}f}"
+        sign = "+" if share > 0 and rng.random() < 0.1 else ""
+        return f"{sign}{reading}%", reading
     if form < 0.62:
         number = rng.choice((rng.randint(1000, 49999), rng.randint(10, 999)))
         return f"{number:,}" if rng.random() < 0.6 else str(number), str(number)

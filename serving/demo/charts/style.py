@@ -83,7 +83,7 @@ def palette(rng: random.Random) -> tuple[bool, Color, Color]:
 def draw_style(
     chart: Chart, rng: random.Random, variety: float = 1.0, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> Style:
-    """`variety` in 0..1 scales how often the rarer features occur; `sizes` are those to choose from."""
+    """`variety` scales how often the rarer features occur, as for `draw_chart`; `sizes` are those to choose from."""
     width, height = rng.choice(sizes)
     scale = (width * height / SEEN_AREA) ** 0.5
     dark, background, ink = palette(rng)
@@ -110,7 +110,7 @@ def draw_style(
         period_size=rng.uniform(11.5, value_size) * scale,
         growth_size=rng.uniform(12.5, min(value_size, 15.5)) * scale,
         title_size=rng.uniform(11, 16) * scale,
-        small_size=rng.uniform(9, 11.5) * scale,
+        small_size=rng.uniform(10, 12.5) * scale,
         has_title=has_title,
         has_legend=rng.random() < (0.7 if chart.kind == "combined" else 0.3),
         has_axis=rng.random() < 0.4,
