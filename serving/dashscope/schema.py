@@ -3,6 +3,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from serving import decoding
 from serving.errors import MalformedBody
 
 MAX_PARAMETERS_BYTES = 1_048_576
@@ -60,16 +61,10 @@ _parameters_decoder = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 def parse(body: bytes) -> WireRequest:
-    """Raises `MalformedBody`. Also for NaN, invalid UTF-8 and unpaired surrogates, which JSON does not have."""
-    try:
+    """Raises `MalformedBody`."""
+    with decoding.refusing():
         sent = _decoder.decode(body)
         return WireRequest(sent.model, sent.input, _parameters(sent.parameters), sent.messages != NULL)
-    except RecursionError:
-        raise MalformedBody("It is nested too deeply.") from None
-    except UnicodeDecodeError:
-        raise MalformedBody("It is not valid UTF-8.") from None
-    except msgspec.DecodeError as error:
-        raise MalformedBody(f"{error}.") from None
 
 
 def _parameters(raw: msgspec.Raw) -> dict[str, Any] | None:
