@@ -49,8 +49,9 @@ class Endpoint:
     """One route as an ASGI app: checks the key, serves, and tells every failure in the words of its protocol."""
 
     def __init__(
-        self, serve: Serve, keyring: Keyring, dialect: Dialect, *, methods: tuple[str, ...] = ("POST",)
+        self, serve: Serve, keyring: Keyring | None, dialect: Dialect, *, methods: tuple[str, ...] = ("POST",)
     ) -> None:
+        """Without a `keyring` everybody may call: for what a signature protects."""
         self._serve = serve
         self._keyring = keyring
         self._dialect = dialect
@@ -59,7 +60,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(Exchange(scope, receive, send))
         try:
-            call.caller = await self._keyring.caller(call.exchange.header("authorization"))
+            if self._keyring is not None:
+                call.caller = await self._keyring.caller(call.exchange.header("authorization"))
             if call.exchange.method not in self._methods:
                 raise InvalidRequest(f"Request method '{call.exchange.method}' is not supported.")
             await self._serve(call)
@@ -83,7 +85,9 @@ class Endpoint:
                 if exchange.begun:
                     await exchange.end(self._dialect.frame(error, exchange.request_id, exchange.frames + 1))
                 else:
-                    await exchange.answer(error.status, self._dialect.body(error, exchange.request_id), error.headers)
+                    body = self._dialect.body(error, exchange.request_id)
+                    status = self._dialect.status(error)
+                    await exchange.answer(status, body, error.headers, content_type=self._dialect.content_type)
 
 
 def _log(call: Call) -> None:

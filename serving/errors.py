@@ -16,7 +16,8 @@ ServingError
 ├── InternalError                500 InternalError         retryable
 ├── GenerationFailed             500 InternalError.Algo    retryable
 ├── RequestTimeout               500 RequestTimeOut        retryable
-└── EngineUnavailable            503 ModelUnavailable      retryable
+├── EngineUnavailable            503 ModelUnavailable      retryable
+└── StorageUnavailable           503 ServiceUnavailable    retryable
 """
 
 import uuid
@@ -28,20 +29,42 @@ import orjson
 
 from serving import sse
 
+PREFIX = "<400> InternalError.Algo.InvalidParameter: "
+"""How the model layer's messages begin in the OpenAI-compatible protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What the OpenAI-compatible protocol calls an error. `status` and `message` are None where they are the native
+    ones; `prefixed` messages are those of the model layer, which names itself in front of them."""
+
+    code: str
+    type: str = "invalid_request_error"
+    status: int | None = None
+    message: str | None = None
+    prefixed: bool = False
+
 
 class ServingError(Exception):
     """A refusal or failure as the client sees it; `message` and `code` are the cloud's own words where it has some."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "InternalError"
+    alias: ClassVar[Alias] = Alias("internal_error", "internal_error")
     retryable: ClassVar[bool] = False
     message: str = "An internal error has occured, please try again later or contact service support."
 
-    def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
-        """`retry_after` in seconds, sent as the header of that name."""
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None, param: str | None = None) -> None:
+        """`retry_after` in seconds, sent as the header of that name; `param` is the parameter that was refused."""
         self.message = message or type(self).message
         self.retry_after = retry_after
+        self.param = param
         super().__init__(self.message)
+
+    @property
+    def compatible_message(self) -> str:
+        """What the OpenAI-compatible protocol says."""
+        return self.alias.message or (PREFIX + self.message if self.alias.prefixed else self.message)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -53,11 +76,14 @@ class InvalidRequest(ServingError):
 
     status = 400
     code = "InvalidParameter"
+    alias = Alias("invalid_parameter_error", prefixed=True)
     message = "Required body invalid, please check the request body format."
 
 
 class MalformedBody(InvalidRequest):
     """Raised when the body is not the JSON that the endpoint takes."""
+
+    alias = Alias("invalid_request_error")
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"{type(self).message} {detail}")
@@ -67,6 +93,7 @@ class EmptyModel(InvalidRequest):
     """Raised when `model` is absent or empty."""
 
     code = "BadRequest.EmptyModel"
+    alias = Alias("invalid_request_error", message="you must provide a model parameter.")
     message = 'Required parameter "model" missing from request.'
 
 
@@ -74,6 +101,7 @@ class EmptyInput(InvalidRequest):
     """Raised when `input` is absent."""
 
     code = "BadRequest.EmptyInput"
+    alias = Alias("invalid_request_error")
     message = "Required input parameter missing from request."
 
 
@@ -81,6 +109,7 @@ class BodyTooLarge(InvalidRequest):
     """Raised when the body has more bytes than the server reads."""
 
     code = "BadRequest.TooLarge"
+    alias = Alias("invalid_request_error")
     message = "Payload Too Large."
 
     def __init__(self, limit: int) -> None:
@@ -90,10 +119,16 @@ class BodyTooLarge(InvalidRequest):
 class ModelNotFound(InvalidRequest):
     """Raised for a model name that this server does not answer to; 400, as the cloud's native page describes it."""
 
+    alias = Alias("model_not_found", status=404)
     message = "Model not exist."
 
     def __init__(self, name: str, served: tuple[str, ...]) -> None:
         super().__init__(f"{type(self).message} {name[:80]!r} is none of: {', '.join(served)}.")
+        self._name = name[:80]
+
+    @property
+    def compatible_message(self) -> str:
+        return f"The model {self._name} does not exist or you do not have access to it."
 
 
 class ThinkingUnsupported(InvalidRequest):
@@ -123,6 +158,7 @@ class Unauthorized(ServingError):
 
     status = 401
     code = "InvalidApiKey"
+    alias = Alias("invalid_api_key", message="Incorrect API key provided.")
     message = "Invalid API-key provided."
 
 
@@ -131,6 +167,7 @@ class AsyncUnsupported(ServingError):
 
     status = 403
     code = "AccessDenied"
+    alias = Alias("access_denied", "access_denied")
     message = "current user api does not support asynchronous calls."
 
 
@@ -139,6 +176,7 @@ class RouteNotFound(ServingError):
 
     status = 404
     code = "NotFound"
+    alias = Alias("not_found")
     message = "Not found!"
 
 
@@ -147,6 +185,7 @@ class Overloaded(ServingError):
 
     status = 429
     code = "Throttling"
+    alias = Alias("limit_requests", "limit_requests")
     retryable = True
     message = "Too many requests in route. Please try again later."
 
@@ -169,6 +208,7 @@ class RequestTimeout(ServingError):
     """Raised when the deadline of a request passes before its body or first token has come, or in mid-stream."""
 
     code = "RequestTimeOut"
+    alias = Alias("request_timeout", "request_timeout")
     retryable = True
     message = "Request timed out, please try again later."
 
@@ -178,8 +218,19 @@ class EngineUnavailable(ServingError):
 
     status = 503
     code = "ModelUnavailable"
+    alias = Alias("model_unavailable", "model_unavailable")
     retryable = True
     message = "Model is unavailable, please try again later."
+
+
+class StorageUnavailable(ServingError):
+    """Raised when files cannot be stored or read; what failed is for the log, not for the client."""
+
+    status = 503
+    code = "ServiceUnavailable"
+    alias = Alias("service_unavailable", "service_unavailable")
+    retryable = True
+    message = "The service is unavailable, please try again later."
 
 
 def new_request_id() -> str:
@@ -197,13 +248,40 @@ def to_sse(error: ServingError, request_id: str, event_id: int) -> bytes:
     return sse.frame(event_id, "error", error.status, to_json(error, request_id))
 
 
+def to_compatible_json(error: ServingError, request_id: str) -> bytes:
+    """The error body of the OpenAI-compatible protocol, with the ids beside `error` that the cloud has there."""
+    envelope = {"error": _compatible(error), "id": f"chatcmpl-{request_id}", "request_id": request_id}
+    return orjson.dumps(envelope)
+
+
+def to_compatible_sse(error: ServingError, request_id: str, event_id: int) -> bytes:
+    """The last event of a stream of that protocol; it numbers none."""
+    return b"data: " + to_compatible_json(error, request_id) + b"\n\n"
+
+
+def compatible_status(error: ServingError) -> int:
+    return error.alias.status or error.status
+
+
+def _compatible(error: ServingError) -> dict[str, str | None]:
+    alias = error.alias
+    return {"message": error.compatible_message, "type": alias.type, "param": error.param, "code": alias.code}
+
+
+def native_status(error: ServingError) -> int:
+    return error.status
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a protocol tells a failure: as the `body` of an answer with the error's own status, or, once a stream has
+    """How a protocol tells a failure: as the `body` of an answer with a `status`, or, once a stream has
     begun, as its last `frame`, which is given the number that a frame would have now."""
 
     body: Callable[[ServingError, str], bytes]
     frame: Callable[[ServingError, str, int], bytes]
+    content_type: bytes = b"application/json"
+    status: Callable[[ServingError], int] = native_status
 
 
 NATIVE = Dialect(to_json, to_sse)
+COMPATIBLE = Dialect(to_compatible_json, to_compatible_sse, status=compatible_status)

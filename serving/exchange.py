@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import BodyTooLarge, new_request_id
+from serving.errors import BodyTooLarge, RequestTimeout, new_request_id
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream;charset=UTF-8"
+HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 
 
 class ClientGone(Exception):
@@ -29,6 +31,8 @@ class Exchange:
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.status = 0
         self.frames = 0
+        self._scheme: str = scope.get("scheme", "http")
+        self._server: tuple[str, int | None] = scope.get("server") or ("127.0.0.1", None)
         self._query: bytes = scope["query_string"]
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
@@ -46,6 +50,31 @@ class Exchange:
     def query(self) -> dict[str, str]:
         """The parameters of the URL; of a repeated one the last."""
         return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+
+    @property
+    def origin(self) -> str:
+        """The server as this client reaches it: `http://host:port`."""
+        host = self.header("host")
+        if not HOST.fullmatch(host):
+            name, port = self._server
+            host = f"[{name}]" if ":" in name else name
+            host += f":{port}" if port else ""
+        return f"{self._scheme}://{host}"
+
+    async def chunks(self, idle: float) -> AsyncGenerator[bytes, None]:
+        """The body as it comes, for what is not to be held whole. Raises `RequestTimeout` when nothing comes for
+        `idle` seconds, and `ClientGone`."""
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(idle):
+                    message = await self._receive()
+            except TimeoutError:
+                raise RequestTimeout from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
 
     async def body(self, limit: int) -> bytes:
         """Raises `BodyTooLarge` beyond `limit` bytes, by the announced length where there is one."""
@@ -89,10 +118,24 @@ class Exchange:
         finally:
             watcher.cancel()
 
-    async def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def answer(
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, content_type: bytes = JSON
+    ) -> None:
         extra = {"content-length": str(len(body)), **(headers or {})}
-        await self._start(status, JSON, extra)
+        await self._start(status, content_type, extra)
         await self._send({"type": "http.response.body", "body": body})
+
+    async def download(
+        self, status: int, pieces: AsyncIterator[bytes], headers: Mapping[str, str], *, content_type: bytes
+    ) -> None:
+        """Sends bytes whose number the headers announce. The first are awaited before the response begins."""
+        first = await anext(pieces, b"")
+        await self._start(status, content_type, headers)
+        if self.method != "HEAD":
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
+            async for piece in pieces:
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self.end()
 
     async def stream(self, frames: AsyncIterator[bytes]) -> None:
         """Sends each frame as it comes. The first one is awaited before the response begins: what fails until then can

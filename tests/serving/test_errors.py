@@ -4,7 +4,15 @@ from collections.abc import Iterator
 import pytest
 
 from serving import errors
-from serving.errors import Overloaded, ServingError
+from serving.errors import (
+    COMPATIBLE,
+    InvalidRequest,
+    MalformedBody,
+    ModelNotFound,
+    Overloaded,
+    ServingError,
+    Unauthorized,
+)
 
 
 def leaves(kind: type[ServingError] = ServingError) -> Iterator[type[ServingError]]:
@@ -47,3 +55,57 @@ def test_an_error_frame_carries_the_status_and_the_same_body() -> None:
 def test_retry_after_leaves_as_a_header() -> None:
     assert Overloaded(retry_after=2).headers == {"retry-after": "2"}
     assert Overloaded().headers == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (
+            InvalidRequest("Range of seed should be [0, 1]", param="seed"),
+            400,
+            {
+                "message": "<400> InternalError.Algo.InvalidParameter: Range of seed should be [0, 1]",
+                "type": "invalid_request_error",
+                "param": "seed",
+                "code": "invalid_parameter_error",
+            },
+        ),
+        (
+            Unauthorized(),
+            401,
+            {
+                "message": "Incorrect API key provided.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "invalid_api_key",
+            },
+        ),
+        (
+            ModelNotFound("gpt", ("ours",)),
+            404,
+            {
+                "message": "The model gpt does not exist or you do not have access to it.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "model_not_found",
+            },
+        ),
+        (
+            Overloaded("busy"),
+            429,
+            {"message": "busy", "type": "limit_requests", "param": None, "code": "limit_requests"},
+        ),
+    ],
+)
+def test_the_compatible_form(error: ServingError, status: int, told: dict[str, object]) -> None:
+    assert COMPATIBLE.status(error) == status
+    envelope = {"error": told, "id": "chatcmpl-id-1", "request_id": "id-1"}
+    assert json.loads(COMPATIBLE.body(error, "id-1")) == envelope
+    frame = COMPATIBLE.frame(error, "id-1", 3)
+    assert frame.startswith(b"data: {")
+    assert frame.endswith(b"}\n\n")
+    assert json.loads(frame[6:]) == envelope
+
+
+def test_what_the_model_layer_does_not_say_has_no_prefix() -> None:
+    assert MalformedBody("x").compatible_message == MalformedBody("x").message
