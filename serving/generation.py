@@ -14,12 +14,18 @@ Priority: TypeAlias = Literal["interactive", "background"]
 
 @dataclass(frozen=True)
 class ImageContent:
-    """The checked bytes of one image; `width` and `height` in pixels, as stored in the file."""
+    """The checked bytes of one image; `width` and `height` in pixels, upright.
+
+    `seen` is the (width, height) in pixels to which the model's processor brings it, `tokens` what it costs there, the
+    two that enclose it included. Both are None where the processor is not known.
+    """
 
     data: bytes
     format: str
     width: int
     height: int
+    seen: tuple[int, int] | None = None
+    tokens: int | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -58,12 +64,16 @@ class Image:
 
 @dataclass(frozen=True)
 class VideoContent:
-    """The sampled frames of one video, each as the model shall see it; `fps` is the rate at which they were sampled,
-    `seconds` the duration of the whole video."""
+    """The sampled frames of one video, an even number of JPEGs of one size, each as the model shall see it.
+
+    `fps` is the rate at which they were sampled, `seconds` the duration of the whole video; `tokens` as for an image,
+    without the times that the engine writes between the frames.
+    """
 
     frames: tuple[ImageContent, ...]
     fps: float
     seconds: float
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +207,8 @@ class Generation:
     tools: Tools | None = None
     thinking: Thinking = Thinking()
     priority: Priority = "interactive"
+    resolve_oss: bool = False
+    """Whether the client asked for its uploads to be looked up; else an oss:// reference is no valid URL."""
 
     @property
     def images(self) -> tuple[Image, ...]:
