@@ -2,26 +2,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import dataclasses
-import io
 import json
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 from PIL import Image
 
+from serving.demo import dialogues
+from serving.demo.asking import Answer, Query, agreement, ask_server, ask_transformers
 from serving.demo.charts import Chart, RendererName, draw_chart, render
-from serving.demo.pixels import fitted_size
 
 QUESTION = "Read all values in this chart as JSON"
-MOST_TOKENS = 256
 FIGURES = ("years", "values", "growth")
 
 
@@ -29,12 +26,6 @@ FIGURES = ("years", "values", "growth")
 class Item:
     chart: Chart
     image: Image.Image
-
-
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -102,81 +93,37 @@ def score(charts: Sequence[Chart], texts: Sequence[str]) -> Score:
     )
 
 
-def data_uri(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+@dataclass(frozen=True)
+class Examined:
+    """A question of one kind, and the one answer that is right."""
+
+    task: str
+    query: Query
+    expected: str
 
 
-async def ask_server(url: str, model: str, key: str, items: Sequence[Item], concurrency: int = 8) -> list[Answer]:
-    """Greedy answers of an OpenAI-compatible server. vLLM adds the tokens' ids, others leave them empty."""
-    gate = asyncio.Semaphore(concurrency)
-
-    async def ask(item: Item) -> Answer:
-        image = {"type": "image_url", "image_url": {"url": data_uri(item.image)}}
-        message = {"role": "user", "content": [image, {"type": "text", "text": QUESTION}]}
-        body = {
-            "model": model,
-            "messages": [message],
-            "temperature": 0,
-            "max_tokens": MOST_TOKENS,
-            "return_token_ids": True,
-        }
-        async with gate:
-            reply = await client.post(f"{url.rstrip('/')}/chat/completions", json=body)
-        reply.raise_for_status()
-        choice = reply.json()["choices"][0]
-        return Answer(choice["message"]["content"], tuple(choice.get("token_ids") or ()))
-
-    async with httpx.AsyncClient(timeout=600, headers={"Authorization": f"Bearer {key}"}) as client:
-        return list(await asyncio.gather(*(ask(item) for item in items)))
-
-
-def ask_transformers(folder: Path, items: Sequence[Item], batch: int = 24) -> list[Answer]:
-    """Greedy answers of the transformers class. Images of one size share a batch, so that nothing is padded."""
-    import torch
-
-    from serving.engine import vision_operators
-
-    vision_operators.define_missing()
-    from transformers import AutoProcessor, Qwen3VLMoeForConditionalGeneration
-
-    model = Qwen3VLMoeForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    processor: Any = AutoProcessor.from_pretrained(folder)
-    answers: dict[int, Answer] = {}
-    for places in same_size(items, batch):
-        content = [[{"type": "image", "image": items[i].image}, {"type": "text", "text": QUESTION}] for i in places]
-        chats = [[{"role": "user", "content": parts}] for parts in content]
-        inputs = processor.apply_chat_template(
-            chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-        with torch.no_grad():
-            grown = model.generate(**inputs, max_new_tokens=MOST_TOKENS, do_sample=False)
-        for place, tokens in zip(places, grown[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            kept = until_end(tokens, model.config.text_config.eos_token_id)
-            answers[place] = Answer(processor.tokenizer.decode(kept, skip_special_tokens=True), tuple(kept))
-    return [answers[i] for i in range(len(items))]
-
-
-def until_end(tokens: list[int], end: int) -> list[int]:
-    """Tokens up to and including `end`: a batch goes on until its last answer ends."""
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
-
-
-def same_size(items: Sequence[Item], batch: int) -> Iterator[list[int]]:
-    groups: dict[tuple[int, int], list[int]] = {}
+def examination(items: Sequence[Item], seed: int) -> list[Examined]:
+    """One question of every kind about each chart, about each two neighbours, and as many without an image."""
+    rng = random.Random(f"examination/{seed}")
+    asked: list[Examined] = []
     for place, item in enumerate(items):
-        groups.setdefault(fitted_size(*item.image.size), []).append(place)
-    for places in groups.values():
-        for start in range(0, len(places), batch):
-            yield places[start : start + batch]
+        for task in dialogues.TASK_WEIGHTS:
+            exchange = dialogues.draw_exchange(item.chart, rng, task)
+            asked.append(Examined(task, Query((item.image,), exchange.question), exchange.answer))
+        other = items[place - 1]
+        both = dialogues.draw_comparison(item.chart, other.chart, rng)
+        asked.append(Examined("compare", Query((item.image, other.image), both.question), both.answer))
+        refused = dialogues.draw_refusal(rng)
+        asked.append(Examined("no image", Query((), refused.question), refused.answer))
+    return asked
 
 
-def agreement(one: Sequence[Answer], other: Sequence[Answer]) -> int:
-    """How many answers are the same token for token, or letter for letter where a side gave no tokens."""
-    return sum(
-        a.tokens == b.tokens if a.tokens and b.tokens else a.text == b.text for a, b in zip(one, other, strict=True)
-    )
+def by_task(asked: Sequence[Examined], answers: Sequence[Answer]) -> dict[str, float]:
+    """Share of answers that are right to the letter, for each kind of question."""
+    right: dict[str, list[bool]] = {}
+    for each, answer in zip(asked, answers, strict=True):
+        right.setdefault(each.task, []).append(answer.text == each.expected)
+    return {task: round(sum(marks) / len(marks), 3) for task, marks in right.items()}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -193,21 +140,36 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="demo", help="the model's name at the endpoint")
     parser.add_argument("--key", default="none")
     parser.add_argument("--transformers", action="store_true", help="also, or instead, through transformers")
+    parser.add_argument("--tasks", action="store_true", help="ask questions of every kind instead of JSON alone")
     parser.add_argument("--wrong", type=int, default=0, help="print so many wrong answers")
     return parser.parse_args(arguments)
+
+
+def examine(given: argparse.Namespace, asked: Sequence[Examined]) -> None:
+    answers = asyncio.run(ask_server(given.url, given.name, given.key, [each.query for each in asked]))
+    print(given.renderer, json.dumps(by_task(asked, answers)))
+    wrong = [(each, said) for each, said in zip(asked, answers, strict=True) if said.text != each.expected]
+    for each, said in wrong[: given.wrong]:
+        print(f"  {each.task}: {each.query.question}\n  expected {each.expected}\n  answered {said.text}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     if not given.url and not given.transformers:
         sys.exit("say whom to ask: --url http://127.0.0.1:8000/v1, --transformers, or both")
+    if given.tasks and not given.url:
+        sys.exit("--tasks asks a server: name one with --url")
     items = fresh_charts(given.charts, given.seed, given.renderer)
+    if given.tasks:
+        examine(given, examination(items, given.seed))
+        return
+    queries = [Query((item.image,), QUESTION) for item in items]
     charts = [item.chart for item in items]
     told: dict[str, list[Answer]] = {}
     if given.url:
-        told["server"] = asyncio.run(ask_server(given.url, given.name, given.key, items))
+        told["server"] = asyncio.run(ask_server(given.url, given.name, given.key, queries))
     if given.transformers:
-        told["transformers"] = ask_transformers(given.model, items)
+        told["transformers"] = ask_transformers(given.model, queries)
     for name, answers in told.items():
         print(
             name, given.renderer, json.dumps(dataclasses.asdict(score(charts, [a.text for a in answers]))), flush=True
