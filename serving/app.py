@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving import errors, ops
 from serving.access.keyring import Keyring
 from serving.access.keys import KeyStore
+from serving.compatible import routes as compatible
 from serving.dashscope import routes as dashscope
 from serving.engine.base import Engine
 from serving.errors import EngineUnavailable, RouteNotFound
@@ -69,7 +70,12 @@ def create_app(
             await stack.aclose()
             await records.dispose()
 
-    routes = [*dashscope.routes(stack, Keyring(KeyStore(records)), settings), *ops.routes(stack)]
+    keyring = Keyring(KeyStore(records))
+    routes = [
+        *dashscope.routes(stack, keyring, settings),
+        *compatible.routes(stack, keyring, settings),
+        *ops.routes(stack),
+    ]
     # A router alone: the endpoints answer their own errors, and the layers that an application adds cost as much CPU as
     # parsing a request. Slashed paths are not redirected, because the SDK's aio client does not repeat its body.
     return Router(routes, default=_not_found, lifespan=lifespan, redirect_slashes=False)
