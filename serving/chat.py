@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from serving.endpoint import Call
@@ -68,8 +68,9 @@ class Chat:
         if isinstance(question, Deferred):
             await exchange.answer(200, question.body)
             return
-        call.model, call.images = question.generation.model, len(question.generation.images)
-        async with exchange.until_gone(), aclosing(self._observed(call, question.generation)) as chunks:
+        generation = replace(question.generation, streamed=call.stream)
+        call.model, call.images = generation.model, len(generation.images)
+        async with exchange.until_gone(), aclosing(self._observed(call, generation)) as chunks:
             await self._reply(call, question.rendering, chunks)
 
     async def _body(self, call: Call) -> bytes:

@@ -207,6 +207,8 @@ class Generation:
     tools: Tools | None = None
     thinking: Thinking = Thinking()
     priority: Priority = "interactive"
+    streamed: bool = False
+    """Whether the client reads the answer as it comes; one that waits for the whole gets it in fewer, larger chunks."""
     resolve_oss: bool = False
     """Whether the client asked for its uploads to be looked up; else an oss:// reference is no valid URL."""
 

@@ -21,12 +21,17 @@ def body(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_is_not_chosen_is_left_to_the_model() -> None:
-    assert body() == {
+    assert body(streamed=True) == {
         "model": "theirs",
         "messages": [{"role": "user", "content": "hi"}],
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
+
+
+def test_an_answer_that_nobody_reads_as_it_comes_has_larger_chunks() -> None:
+    assert body(streamed=False)["stream_interval"] == 32
+    assert "stream_interval" not in body(streamed=True)
 
 
 def test_parts_become_a_list_in_order() -> None:
