@@ -5,9 +5,13 @@ ServingError
 │   ├── EmptyModel               400 BadRequest.EmptyModel
 │   ├── EmptyInput               400 BadRequest.EmptyInput
 │   ├── BodyTooLarge             400 BadRequest.TooLarge
+│   ├── FileTooLarge             400 BadRequest.TooLarge
+│   ├── FileQuotaExceeded        400 BadRequest.TooMany
+│   ├── FileMissing              400 InvalidParameter
 │   ├── ModelNotFound            400 InvalidParameter
 │   ├── ThinkingUnsupported      400 InvalidParameter.NotSupportEnableThinking
 │   ├── ContextTooLong           400 InvalidParameter
+│   ├── NotPending               400 UnsupportedOperation
 │   └── InvalidImage             400 InvalidParameter
 ├── Unauthorized                 401 InvalidApiKey
 ├── AsyncUnsupported             403 AccessDenied
@@ -16,6 +20,7 @@ ServingError
 ├── InternalError                500 InternalError         retryable
 ├── GenerationFailed             500 InternalError.Algo    retryable
 ├── RequestTimeout               500 RequestTimeOut        retryable
+├── TaskTimeout                  500 InternalError.Timeout
 ├── EngineUnavailable            503 ModelUnavailable      retryable
 └── StorageUnavailable           503 ServiceUnavailable    retryable
 """
@@ -116,6 +121,31 @@ class BodyTooLarge(InvalidRequest):
         super().__init__(f"{type(self).message} The request body is limited to {limit} bytes.")
 
 
+class FileTooLarge(InvalidRequest):
+    """Raised when a file has more bytes than the server keeps of one."""
+
+    code = "BadRequest.TooLarge"
+    alias = Alias("invalid_request_error")
+    message = "Payload Too Large."
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{type(self).message} A file is limited to {limit} bytes.")
+
+
+class FileQuotaExceeded(InvalidRequest):
+    """Raised when an owner keeps as many files, or bytes in files, as the server allows."""
+
+    code = "BadRequest.TooMany"
+    alias = Alias("invalid_request_error")
+    message = "Upload file number exceed limit."
+
+
+class FileMissing(InvalidRequest):
+    """Raised for a file that does not exist, or belongs to somebody else; 400, as the cloud has it."""
+
+    message = "File not found."
+
+
 class ModelNotFound(InvalidRequest):
     """Raised for a model name that this server does not answer to; 400, as the cloud's native page describes it."""
 
@@ -151,6 +181,14 @@ class InvalidImage(InvalidRequest):
     """Raised when an image is not one, is damaged, or is outside the limits."""
 
     message = "The file format is illegal and cannot be opened."
+
+
+class NotPending(InvalidRequest):
+    """Raised when a task is to be canceled that runs, has ended, or is none of the caller's."""
+
+    code = "UnsupportedOperation"
+    alias = Alias("unsupported_operation")
+    message = "Failed to cancel the task, please confirm if the task is in PENDING status."
 
 
 class Unauthorized(ServingError):
@@ -211,6 +249,14 @@ class RequestTimeout(ServingError):
     alias = Alias("request_timeout", "request_timeout")
     retryable = True
     message = "Request timed out, please try again later."
+
+
+class TaskTimeout(ServingError):
+    """What a task fails with that has not been answered in its time."""
+
+    code = "InternalError.Timeout"
+    alias = Alias("internal_error_timeout", "internal_error")
+    message = "The task was not finished in time, please try again later."
 
 
 class EngineUnavailable(ServingError):

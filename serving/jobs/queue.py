@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from serving.jobs import transitions
+from serving.jobs.job import Clock, Job, NewJob, State, wall_clock
+from serving.jobs.tables import job_of, jobs, payloads, results
+
+SWEEP = 500
+"""Jobs deleted in one transaction: the others that write wait for it."""
+
+
+class Queue:
+    """Jobs in the database, as those see it who hand them in and ask for them.
+
+    What a method did is committed when it returns. It then survives the death of the process at any moment and, as far
+    as the disk keeps what it has confirmed, of the machine.
+    """
+
+    def __init__(self, database: AsyncEngine, clock: Clock = wall_clock) -> None:
+        self.clock = clock
+        self._database = database
+        self._writing = asyncio.Lock()
+        self._listeners: list[Callable[[], None]] = []
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection, None]:
+        """One at a time: SQLite has one writer, and those that it keeps waiting it serves in no order."""
+        async with self._writing, self._database.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[AsyncConnection, None]:
+        async with self._database.connect() as connection:
+            yield connection
+
+    def on_submit(self, listener: Callable[[], None]) -> None:
+        """`listener` is called, in this process only, when there is something new to do."""
+        self._listeners.append(listener)
+
+    def announce(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+    async def submit(self, job: NewJob) -> int:
+        """Accepts a job. Returns when, in epoch ms."""
+        now = self.clock()
+        async with self.transaction() as connection:
+            await insert_jobs(connection, [job], None, now)
+        self.announce()
+        return now
+
+    async def get(self, job_id: str) -> Job | None:
+        async with self.reading() as connection:
+            row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).one_or_none()
+        return None if row is None else job_of(row)
+
+    async def payload(self, job_id: str) -> bytes:
+        return await self._data(payloads.c.data, payloads.c.job_id, job_id)
+
+    async def result(self, job_id: str) -> bytes:
+        """What a job that succeeded answered; empty for others."""
+        return await self._data(results.c.data, results.c.job_id, job_id)
+
+    async def _data(self, data: ColumnElement[bytes], of: ColumnElement[str], job_id: str) -> bytes:
+        async with self.reading() as connection:
+            return (await connection.execute(select(data).where(of == job_id))).scalar() or b""
+
+    async def cancel(self, job_id: str, caller_id: str) -> bool:
+        """Cancels the caller's job unless it runs or has ended."""
+        mine = and_(jobs.c.id == job_id, jobs.c.caller_id == caller_id, jobs.c.state == State.PENDING)
+        async with self.transaction() as connection:
+            return bool(await transitions.end(connection, mine, State.CANCELED, self.clock()))
+
+    async def page(self, *where: ColumnElement[bool], offset: int, limit: int) -> tuple[int, list[Job]]:
+        """How many jobs match, and a page of them, the latest first."""
+        async with self.reading() as connection:
+            total = (await connection.execute(select(func.count()).select_from(jobs).where(*where))).scalar_one()
+            statement = select(jobs).where(*where).order_by(jobs.c.submitted_at.desc(), jobs.c.id)
+            rows = await connection.execute(statement.offset(offset).limit(limit))
+            return total, [job_of(row) for row in rows]
+
+    async def sweep(self, kind: str, ended_before: int) -> int:
+        """Deletes the jobs of the kind that ended before then (epoch ms) and are of no group."""
+        old = and_(jobs.c.kind == kind, jobs.c.group_id.is_(None), jobs.c.ended_at < ended_before)
+        return await self.delete(old)
+
+    async def delete(self, where: ColumnElement[bool]) -> int:
+        """Deletes jobs with all that is kept of them, a few at a time."""
+        deleted = 0
+        while True:
+            async with self.transaction() as connection:
+                found = await connection.execute(select(jobs.c.id).where(where).limit(SWEEP))
+                ids = list(found.scalars())
+                for column in (payloads.c.job_id, results.c.job_id, jobs.c.id):
+                    await connection.execute(delete(column.table).where(column.in_(ids)))
+            deleted += len(ids)
+            if len(ids) < SWEEP:
+                return deleted
+
+
+async def insert_jobs(connection: AsyncConnection, new: Sequence[NewJob], group: str | None, now: int) -> None:
+    if not new:
+        return
+    await connection.execute(insert(jobs), [_row(job, group, now) for job in new])
+    contents = [{"job_id": job.id, "data": job.payload} for job in new if job.payload]
+    if contents:
+        await connection.execute(insert(payloads), contents)
+
+
+def _row(job: NewJob, group: str | None, now: int) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "caller_id": job.caller.key_id,
+        "caller_name": job.caller.name,
+        "model": job.model,
+        "details": dict(job.details),
+        "group_id": group,
+        "number": job.number,
+        "state": State.PENDING,
+        "priority": job.priority,
+        "attempts": 0,
+        "submitted_at": now,
+        "not_before": now,
+        "deadline": job.deadline,
+    }
