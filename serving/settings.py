@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     )
     model_aliases: Names = Field(default=(), description="further model names to answer to")
     max_output_tokens: int = Field(default=32_768, ge=1, description="largest max_tokens accepted")
+    thinking: Literal["never", "hybrid", "always"] | None = Field(
+        default=None, description="whether the model thinks before it answers; default: what its name says"
+    )
+    max_thinking_tokens: int = Field(default=81_920, ge=1, description="largest thinking_budget accepted")
     max_in_flight: int = Field(default=256, ge=1, description="generations given to the engine at a time")
     max_queued: int = Field(
         default=512, ge=0, description="generations that wait for a place; more are refused with 429"
@@ -53,6 +57,14 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=20_971_520, ge=1024, description="largest data URI of an image, in characters")
     max_image_pixels: int = Field(default=89_478_485, ge=100, description="largest image, width times height")
     decode_images: bool = Field(default=False, description="decode each image to find damage; 10 ms of CPU a page")
+    async_tasks: bool = Field(default=False, description="accept asynchronous tasks, which the cloud refuses for chat")
+    max_waiting_tasks: int = Field(
+        default=10_000, ge=1, description="waiting tasks of one key; more are refused with 429"
+    )
+    task_retention: int = Field(default=86_400, ge=1, description="seconds that a task is kept after its end")
+    background_concurrency: int = Field(
+        default=8, ge=1, description="generations of tasks and batches that run at a time"
+    )
     output_text: bool = Field(default=True, description="non-streaming multimodal answers also carry output.text")
     strict_paths: bool = Field(
         default=False, description="answer the text-generation path with `url error`, as the cloud does"

@@ -72,9 +72,11 @@ class Queue:
         async with self.reading() as connection:
             return (await connection.execute(select(data).where(of == job_id))).scalar() or b""
 
-    async def cancel(self, job_id: str, caller_id: str) -> bool:
+    async def cancel(self, kind: str, job_id: str, caller_id: str) -> bool:
         """Cancels the caller's job unless it runs or has ended."""
-        mine = and_(jobs.c.id == job_id, jobs.c.caller_id == caller_id, jobs.c.state == State.PENDING)
+        mine = and_(
+            jobs.c.id == job_id, jobs.c.kind == kind, jobs.c.caller_id == caller_id, jobs.c.state == State.PENDING
+        )
         async with self.transaction() as connection:
             return bool(await transitions.end(connection, mine, State.CANCELED, self.clock()))
 

@@ -35,7 +35,7 @@ jobs = Table(
     Column("lease_until", BigInteger, nullable=True),
 )
 Index("jobs_next", jobs.c.state, jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.number)
-Index("jobs_of_caller", jobs.c.kind, jobs.c.caller_id, jobs.c.submitted_at)
+Index("jobs_of_caller", jobs.c.kind, jobs.c.caller_id, jobs.c.state, jobs.c.submitted_at)
 Index("jobs_of_group", jobs.c.group_id, jobs.c.state, jobs.c.number)
 
 payloads = Table(

@@ -95,14 +95,15 @@ async def test_kinds_that_nobody_does_are_left_alone(queue: Queue, leases: Lease
 
 async def test_a_job_is_canceled_by_its_caller_while_it_waits(queue: Queue, leases: Leases) -> None:
     await queue.submit(job := new())
-    assert not await queue.cancel(job.id, BOB.key_id)
-    assert await queue.cancel(job.id, ALICE.key_id)
-    assert not await queue.cancel(job.id, ALICE.key_id)
+    assert not await queue.cancel("task", job.id, BOB.key_id)
+    assert not await queue.cancel("batch-line", job.id, ALICE.key_id)
+    assert await queue.cancel("task", job.id, ALICE.key_id)
+    assert not await queue.cancel("task", job.id, ALICE.key_id)
     assert await state_of(queue, job) is State.CANCELED
     assert await leases.take(1) == []
     await queue.submit(new())
     running = await taken(leases)
-    assert not await queue.cancel(running.id, ALICE.key_id)
+    assert not await queue.cancel("task", running.id, ALICE.key_id)
 
 
 async def test_a_renewed_lease_lasts(queue: Queue, leases: Leases, clock: Clock) -> None:
