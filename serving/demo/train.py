@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from serving.demo.optimiser import Flat, Optimiser
 from serving.demo.parameters import EMBEDDINGS, initial, start_from
 from serving.demo.supply import Settings, Supply
 from serving.demo.vocabulary import train_tokenizer
+from serving.engine.orphans import die_with_parent
 
 MIDDLE_BLOCK = 3
 BALANCE = 0.01
@@ -161,8 +165,21 @@ class Trainer:
             print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this run: two runs would overwrite each other's checkpoints. Exits if another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another run is training in {folder}; stop it first, or name another --folder")
+        yield
+
+
 def work(rank: int, settings: Settings, meeting: str) -> None:
     if settings.processes > 1:
+        die_with_parent()  # ranks that outlive a killed run would go on and save over the next one
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.processes)
     torch.set_flush_denormal(True)
@@ -194,7 +211,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     settings = parse(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with alone(settings.folder), tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
         if settings.processes == 1:
             work(0, settings, meeting)

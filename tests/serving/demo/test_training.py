@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from serving.demo.supply import Settings
-from serving.demo.train import Trainer, learning_rate, parse
+from serving.demo.train import Trainer, alone, learning_rate, parse
 from tests.serving.demo.conftest import SHAPE, Small
 
 STEPS = 4
@@ -83,3 +83,13 @@ def test_a_run_starts_from_given_weights(settings: Settings, tmp_path: Path) -> 
 def test_flags_become_settings(tmp_path: Path) -> None:
     settings = parse(["--folder", str(tmp_path), "--steps", "12", "--device", "cuda"])
     assert settings == Settings(folder=tmp_path, steps=12, device="cuda", processes=1)
+
+
+def test_a_folder_is_trained_in_by_one_run_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path / "run"):
+        with pytest.raises(SystemExit, match="another run is training in"), alone(tmp_path / "run"):
+            pass
+        with alone(tmp_path / "other"):
+            pass
+    with alone(tmp_path / "run"):
+        pass
