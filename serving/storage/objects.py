@@ -145,7 +145,7 @@ class Objects:
             yield
         except (FileNotFoundError, NotFoundError):
             raise ObjectNotFound(name) from None
-        except BaseError as error:
+        except (BaseError, OSError) as error:
             first_line = str(error).partition("\n")[0]
             log.error("storing or reading an object failed: %s: %s", type(error).__name__, first_line)
             raise StorageUnavailable from error
