@@ -12,6 +12,7 @@ ServingError
 │   ├── ThinkingUnsupported      400 InvalidParameter.NotSupportEnableThinking
 │   ├── ContextTooLong           400 InvalidParameter
 │   ├── NotPending               400 UnsupportedOperation
+│   ├── MediaUnavailable         400 InvalidParameter.DataInspection
 │   └── InvalidImage             400 InvalidParameter
 ├── Unauthorized                 401 InvalidApiKey
 ├── AsyncUnsupported             403 AccessDenied
@@ -181,6 +182,13 @@ class InvalidImage(InvalidRequest):
     """Raised when an image is not one, is damaged, or is outside the limits."""
 
     message = "The file format is illegal and cannot be opened."
+
+
+class MediaUnavailable(InvalidRequest):
+    """Raised when the network does not bring what a URL of the client's names."""
+
+    code = "InvalidParameter.DataInspection"
+    message = "Unable to download the media resource during the data inspection process."
 
 
 class NotPending(InvalidRequest):
