@@ -36,16 +36,18 @@ class Groups:
                 raise ValueError(f"nothing can be added to the group {group}")
         self._queue.announce()
 
-    async def seal(self, group: str) -> None:
-        """Nothing more will be added."""
+    async def seal(self, group: str) -> Progress | None:
+        """Nothing more will be added. If the group has ended by this, only the returned progress tells."""
         async with self._queue.transaction() as connection:
             await connection.execute(update(groups).where(groups.c.id == group).values(sealed=True))
+            return await transitions.progress(connection, group)
 
-    async def stop(self, group: str) -> None:
-        """Seals the group and cancels what waits of it. What runs comes to its end, but is not begun again."""
+    async def stop(self, group: str) -> Progress | None:
+        """Seals the group and cancels what waits of it; as `seal`. What runs comes to its end, but not back."""
         async with self._queue.transaction() as connection:
             await connection.execute(update(groups).where(groups.c.id == group).values(sealed=True, stopped=True))
             await transitions.end(connection, transitions.waiting_of(group), State.CANCELED, self._queue.clock())
+            return await transitions.progress(connection, group)
 
     async def progress(self, group: str) -> Progress | None:
         """One row is read for it, however many jobs there are. None if there is no such group."""

@@ -35,7 +35,8 @@ class Kind(Protocol):
         ...
 
     async def group_ended(self, group: str) -> None:
-        """Called when the last job of a sealed group has ended; sometimes twice, and not after a restart."""
+        """Called when the last job of a sealed group has ended; sometimes twice, and not for what ended before the
+        seal or in an earlier life of the server. Groups of other kinds are to be ignored."""
         ...
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,20 @@ from serving.jobs.run import Kind, Run
 
 log = logging.getLogger(__name__)
 
-LEASE_MS = 60_000
-KEEP_EVERY = 15.0
-"""Seconds between renewals: three may fail before a lease lapses."""
-POLL = 1.0
-"""Seconds until work is looked for that nobody announced: what waited for its retry, or came from another process."""
-READY_FOR = 5.0
-"""Seconds for which an engine that was ready is taken for ready; asking costs it as much as a short answer."""
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often workers do what nobody tells them to do; in seconds.
+
+    Leases are renewed, and lapsed ones looked for, every `keep`: two renewals may fail before a `lease` lapses. `poll`
+    passes until work is looked for that nobody announced: what waited for its retry, or came from another process. An
+    engine that was ready is taken to be so for `ready_for`, because asking costs it as much as a short answer.
+    """
+
+    lease: float = 60.0
+    keep: float = 15.0
+    poll: float = 1.0
+    ready_for: float = 5.0
 
 
 class Workers:
@@ -38,6 +46,7 @@ class Workers:
         folder: Path,
         concurrency: int,
         ready: Callable[[], Awaitable[bool]],
+        pace: Pace | None = None,
     ) -> None:
         """`folder` is the server's data folder; nothing is begun while the engine is not `ready`."""
         self._queue = queue
@@ -46,6 +55,7 @@ class Workers:
         self._folder = folder
         self._concurrency = concurrency
         self._ready = ready
+        self._pace = pace or Pace()
         self._ready_until = float("-inf")
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -55,7 +65,7 @@ class Workers:
     async def start(self) -> None:
         self._identity = Identity(self._folder)
         words = {name: kind.failure for name, kind in self._kinds.items()}
-        self._leases = Leases(self._queue, self._identity.name, words, lease_ms=LEASE_MS)
+        self._leases = Leases(self._queue, self._identity.name, words, lease_ms=round(self._pace.lease * 1e3))
         await self._leases.recover(own=self._identity.inherits)
         self._queue.on_submit(self._wake.set)
         self._loops = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._keep())]
@@ -76,7 +86,7 @@ class Workers:
         while not self._stopping.is_set():
             self._wake.clear()
             if not await _survive(self._begin()):
-                await _wait(self._wake, POLL)
+                await _wait(self._wake, self._pace.poll)
 
     async def _begin(self) -> int:
         """Begins what there is place for. Returns how many."""
@@ -94,7 +104,7 @@ class Workers:
             return True
         if not await self._ready():
             return False
-        self._ready_until = now + READY_FOR
+        self._ready_until = now + self._pace.ready_for
         return True
 
     def _spawn(self, job: Job) -> None:
@@ -126,7 +136,7 @@ class Workers:
         while not self._stopping.is_set():
             await _survive(self._renew())
             await _survive(self._tidy())
-            await _wait(self._stopping, KEEP_EVERY)
+            await _wait(self._stopping, self._pace.keep)
 
     async def _renew(self) -> None:
         runs = list(self._running.values())

@@ -233,8 +233,7 @@ async def test_a_group_counts_how_its_jobs_end(queue: Queue, groups: Groups, lea
     await leases.succeed(two, b"2")
     await leases.succeed(one, b"1")
     await leases.fail(three, ServingError())
-    await groups.seal("g")
-    progress = await groups.progress("g")
+    progress = await groups.seal("g")
     assert progress is not None
     assert (progress.total, progress.succeeded, progress.failed, progress.ended) == (4, 2, 1, False)
     await leases.fail(four, ServingError())
