@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeAlias
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Priority: TypeAlias = Literal["interactive", "background"]
+Caching: TypeAlias = Literal["use", "refresh", "never"]
+"""What the client lets the answer cache do: "refresh" keeps the answer but does not take one, "never" does neither."""
+Cached: TypeAlias = Literal["hit", "miss", "bypass"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,16 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`reference` is the client's own string; `content` is None until the image has been resolved."""
+    """`reference` is the client's own string; `content` is None until the image has been resolved.
+
+    `uuid` is the name under which the engine keeps the image; with one, an empty `reference` has it take the image that
+    it keeps.
+    """
 
     reference: str
     content: ImageContent | None = None
     pixels: Pixels = Pixels()
+    uuid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,9 +196,16 @@ class Timeline:
     """Moments of one request in seconds of `time.monotonic()`; the one mutable part, stamped by the layers."""
 
     received: float = field(default_factory=time.monotonic)
+    queued: float | None = None
     admitted: float | None = None
     first_chunk: float | None = None
     ended: float | None = None
+    fetching: float | None = None
+    """Seconds spent on fetching media, None where there was none to fetch."""
+    decoding: float | None = None
+    """Seconds spent on making images and frames of it."""
+    cached: Cached | None = None
+    """What the answer cache had to say, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +224,7 @@ class Generation:
     priority: Priority = "interactive"
     streamed: bool = False
     """Whether the client reads the answer as it comes; one that waits for the whole gets it in fewer, larger chunks."""
+    caching: Caching = "use"
     resolve_oss: bool = False
     """Whether the client asked for its uploads to be looked up; else an oss:// reference is no valid URL."""
 
