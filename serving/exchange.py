@@ -121,7 +121,8 @@ class Exchange:
     async def answer(
         self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, content_type: bytes = JSON
     ) -> None:
-        extra = {"content-length": str(len(body)), **(headers or {})}
+        length = {} if status == 204 else {"content-length": str(len(body))}  # RFC 9110, 8.6
+        extra = {**length, **(headers or {})}
         await self._start(status, content_type, extra)
         await self._send({"type": "http.response.body", "body": body})
 

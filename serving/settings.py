@@ -53,6 +53,18 @@ class Settings(BaseSettings):
     )
     drain_timeout: int = Field(default=30, ge=0, description="seconds that running requests get to finish at a stop")
     max_body_bytes: int = Field(default=67_108_864, ge=1024, description="largest request body")
+    objects: str | None = Field(
+        default=None,
+        pattern=r"^(s3://[^/]+|/|~|\.)",
+        description="where uploads and files are kept, a folder or s3://bucket/prefix; none: in the data folder",
+    )
+    max_upload_bytes: int = Field(default=1_073_741_824, ge=1_048_576, description="largest uploaded file")
+    upload_hours: int = Field(default=48, ge=1, description="hours for which an oss:// URL can be used")
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="the server's URL in links to itself; none: as the request has it",
+    )
     max_images: int = Field(default=250, ge=0, description="images in one request")
     max_image_bytes: int = Field(default=20_971_520, ge=1024, description="largest data URI of an image, in characters")
     max_image_pixels: int = Field(default=89_478_485, ge=100, description="largest image, width times height")
