@@ -1,28 +1,23 @@
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable
 
 import click
 import uvicorn
 import uvloop
-from sqlalchemy.exc import DatabaseError
 
-from serving import logs, settings
-from serving.access.keys import KeyStore
+from serving import logs
+from serving.access.commands import keys, make_first_key
 from serving.app import create_app
+from serving.console import give_up, read_settings
 from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
 from serving.engine.vllm import VLLM
-from serving.settings import Settings, SettingsError
-from serving.storage import database
-
-T = TypeVar("T")
+from serving.settings import Settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,87 +31,21 @@ def main() -> None:
 @click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM; without one, one is started")
 def run(host: str | None, port: int | None, engine_urls: tuple[str, ...]) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    chosen = _settings(host=host, port=port, engine_urls=engine_urls or None)
+    chosen = read_settings(host=host, port=port, engine_urls=engine_urls or None)
     logs.set_up(chosen.log_format, chosen.log_level)
     if len(chosen.engine_urls) > 1:
-        _give_up("one engine is served per server; start one homescope-server for each --engine-url")
+        give_up("one engine is served per server; start one homescope-server for each --engine-url")
     for url in chosen.engine_urls:
         if not url.startswith(("http://", "https://")):
-            _give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
+            give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
     with _listen(chosen) as listener:
-        secret = _with_keys(chosen, _first_key)
+        secret = make_first_key(chosen)
         if secret:
             click.echo(f"API key, shown this once: {secret}")
         sys.exit(uvloop.run(_serve(chosen, listener)))
 
 
-@main.group()
-def keys() -> None:
-    """API keys."""
-
-
-@keys.command()
-@click.option("--name", required=True, help="whose key it is; appears in the log line of each request")
-def create(name: str) -> None:
-    """Print a new key, once."""
-    if not name.isprintable() or not 0 < len(name) <= 200:
-        _give_up("a key's name is 1 to 200 printable characters")
-    click.echo(_with_keys(_settings(), lambda store: store.create(name)))
-
-
-@keys.command("list")
-def list_keys() -> None:
-    """Show id, prefix, name, creation and revocation of every key."""
-    for key in _with_keys(_settings(), lambda store: store.all()):
-        state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "active"
-        click.echo(f"{key.id}  {key.prefix}...  {key.created_at:%Y-%m-%d %H:%M}  {state}  {key.name}")
-
-
-@keys.command()
-@click.argument("id_or_prefix")
-def revoke(id_or_prefix: str) -> None:
-    """Revoke the key with this id or prefix; a running server follows within seconds."""
-    revoked = _with_keys(_settings(), lambda store: store.revoke(id_or_prefix.removesuffix("...")))
-    if not revoked:
-        _give_up(f"no active key has the id or prefix {id_or_prefix}; `homescope-server keys list` shows them")
-    for key in revoked:
-        click.echo(f"revoked {key.id} ({key.name})")
-
-
-def _settings(**overrides: Any) -> Settings:
-    try:
-        return settings.load(**{name: value for name, value in overrides.items() if value is not None})
-    except SettingsError as error:
-        _give_up(str(error))
-
-
-def _give_up(message: str) -> NoReturn:
-    """One line for a mistake of the person at the keyboard, and exit code 2."""
-    click.echo(f"homescope-server: {message}", err=True)
-    sys.exit(2)
-
-
-def _with_keys(chosen: Settings, use: Callable[[KeyStore], Coroutine[Any, Any, T]]) -> T:
-    """Runs `use` on the keys in the data folder."""
-
-    async def open_and_use() -> T:
-        records = database.at(chosen.data)
-        try:
-            await database.create_tables(records, chosen.data)
-            return await use(KeyStore(records))
-        finally:
-            await records.dispose()
-
-    try:
-        return asyncio.run(open_and_use())
-    except (OSError, DatabaseError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error.__cause__ or error)
-        _give_up(f"cannot keep state in {chosen.data}: {reason}; set HOMESCOPE_DATA to a folder that can be written")
-
-
-async def _first_key(store: KeyStore) -> str | None:
-    """A key if there has never been one."""
-    return None if await store.all() else await store.create("first")
+main.add_command(keys)
 
 
 def _listen(chosen: Settings) -> socket.socket:
@@ -129,7 +58,7 @@ def _listen(chosen: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         where = f"{chosen.host}:{chosen.port}"
-        _give_up(f"cannot listen on {where}: {error.strerror}; choose another with --host and --port")
+        give_up(f"cannot listen on {where}: {error.strerror}; choose another with --host and --port")
     return listener
 
 

@@ -13,8 +13,9 @@ from typing import TypeAlias
 from starlette.types import Receive, Scope, Send
 
 from serving import logs
+from serving.access import grant
 from serving.access.keyring import Keyring
-from serving.errors import Dialect, EngineUnavailable, InternalError, InvalidRequest, ServingError
+from serving.errors import AccessDenied, Dialect, EngineUnavailable, InternalError, InvalidRequest, ServingError
 from serving.exchange import ClientGone, Exchange
 from serving.generation import Answer, Caller, Timeline
 
@@ -49,19 +50,28 @@ class Endpoint:
     """One route as an ASGI app: checks the key, serves, and tells every failure in the words of its protocol."""
 
     def __init__(
-        self, serve: Serve, keyring: Keyring | None, dialect: Dialect, *, methods: tuple[str, ...] = ("POST",)
+        self,
+        serve: Serve,
+        keyring: Keyring | None,
+        dialect: Dialect,
+        *,
+        methods: tuple[str, ...] = ("POST",),
+        scopes: tuple[grant.Scope, ...] = (),
     ) -> None:
-        """Without a `keyring` everybody may call: for what a signature protects."""
+        """Without a `keyring` everybody may call: for what a signature protects. A key needs one of `scopes`, if there
+        are any."""
         self._serve = serve
         self._keyring = keyring
         self._dialect = dialect
         self._methods = methods
+        self._scopes = frozenset(scopes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(Exchange(scope, receive, send))
         try:
             if self._keyring is not None:
                 call.caller = await self._keyring.caller(call.exchange.header("authorization"))
+                self._check_scope(call.caller)
             if call.exchange.method not in self._methods:
                 raise InvalidRequest(f"Request method '{call.exchange.method}' is not supported.")
             await self._serve(call)
@@ -76,6 +86,10 @@ class Endpoint:
             await self._refuse(call, InternalError())
         finally:
             _log(call)
+
+    def _check_scope(self, caller: Caller) -> None:
+        if self._scopes and self._scopes.isdisjoint(caller.grant.scopes):
+            raise AccessDenied(f"This API key lacks the scope {' or '.join(sorted(self._scopes))}.")
 
     async def _refuse(self, call: Call, error: ServingError) -> None:
         call.outcome = error.code

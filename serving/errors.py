@@ -16,8 +16,14 @@ ServingError
 │   └── InvalidImage             400 InvalidParameter
 ├── Unauthorized                 401 InvalidApiKey
 ├── AsyncUnsupported             403 AccessDenied
+├── AccessDenied                 403 AccessDenied
+├── ModelDenied                  403 Model.AccessDenied
 ├── RouteNotFound                404 NotFound
 ├── Overloaded                   429 Throttling            retryable
+├── QuotaExceeded                429 Throttling            retryable
+│   ├── RequestQuotaExceeded     429 Throttling.RateQuota  retryable
+│   ├── TokenQuotaExceeded       429 Throttling.AllocationQuota retryable
+│   └── ConcurrencyExceeded      429 Throttling.Concurrency retryable
 ├── InternalError                500 InternalError         retryable
 ├── GenerationFailed             500 InternalError.Algo    retryable
 ├── RequestTimeout               500 RequestTimeOut        retryable
@@ -217,6 +223,30 @@ class AsyncUnsupported(ServingError):
     message = "current user api does not support asynchronous calls."
 
 
+class AccessDenied(ServingError):
+    """Raised when a key lacks the scope, or its image policy allows less, than a request needs."""
+
+    status = 403
+    code = "AccessDenied"
+    alias = Alias("access_denied", "access_denied")
+    message = "Access denied."
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(f"{type(self).message} {detail}".rstrip())
+
+
+class ModelDenied(ServingError):
+    """Raised for a model that the server has and the key may not ask for."""
+
+    status = 403
+    code = "Model.AccessDenied"
+    alias = Alias("model_access_denied", "access_denied")
+    message = "Model access denied."
+
+    def __init__(self, name: str = "", allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(f"{type(self).message} {name!r} is none of this key's models: {', '.join(allowed)}.")
+
+
 class RouteNotFound(ServingError):
     """Raised for a path that the server does not have."""
 
@@ -234,6 +264,41 @@ class Overloaded(ServingError):
     alias = Alias("limit_requests", "limit_requests")
     retryable = True
     message = "Too many requests in route. Please try again later."
+
+
+class QuotaExceeded(ServingError):
+    """Raised when a limit per minute, of a key or of the server, is used up."""
+
+    status = 429
+    code = "Throttling"
+    alias = Alias("limit_requests", "limit_requests")
+    retryable = True
+    message = "Requests throttling triggered."
+
+    def __init__(self, detail: str = "", *, retry_after: int | None = None) -> None:
+        super().__init__(f"{type(self).message} {detail}".rstrip(), retry_after=retry_after)
+
+
+class RequestQuotaExceeded(QuotaExceeded):
+    """Raised when the requests or the images of a minute are used up."""
+
+    code = "Throttling.RateQuota"
+    message = "Requests rate limit exceeded, please try again later."
+
+
+class TokenQuotaExceeded(QuotaExceeded):
+    """Raised when the tokens of a minute are used up."""
+
+    code = "Throttling.AllocationQuota"
+    alias = Alias("insufficient_quota", "insufficient_quota")
+    message = "Allocated quota exceeded, please increase your quota limit."
+
+
+class ConcurrencyExceeded(QuotaExceeded):
+    """Raised when as many requests run as are allowed at a time."""
+
+    code = "Throttling.Concurrency"
+    message = "Too many concurrent requests."
 
 
 class InternalError(ServingError):

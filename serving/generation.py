@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from serving.access.grant import ORDINARY, Grant
+
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Priority: TypeAlias = Literal["interactive", "background"]
@@ -185,10 +187,11 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the id and the name of the API key."""
+    """Who asks: the id and the name of the API key, and what it may do."""
 
     key_id: str
     name: str
+    grant: Grant = ORDINARY
 
 
 @dataclass(slots=True)
