@@ -22,8 +22,10 @@ RUN_TIMEOUT = 3 * 3600.0
 class Kind(Protocol):
     """What does the jobs of one kind."""
 
-    keep_ms: int | None
-    """How long ended jobs of no group are kept; None for ever."""
+    @property
+    def keep_ms(self) -> int | None:
+        """How long ended jobs of no group are kept; None for ever."""
+        ...
 
     async def run(self, job: Job) -> bytes:
         """The result. May be called again for a job whose run was cut off. Raises `ServingError`; one that is

@@ -212,7 +212,7 @@ async def test_the_leases_of_a_dead_process_are_taken_over_at_once(queue: Queue,
 
 async def test_a_second_process_on_the_folder_leaves_the_first_one_alone(queue: Queue, tmp_path: Path) -> None:
     first, second = Work(gate=asyncio.Event()), Work()
-    async with at_work(queue, first, tmp_path):
+    async with at_work(queue, first, tmp_path, concurrency=1):
         job_id = await submit(queue)
         await first.began.wait()
         async with at_work(queue, second, tmp_path):
