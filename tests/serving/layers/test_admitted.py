@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
 from serving.errors import GenerationFailed, Overloaded
-from serving.generation import Caller, Generation, Message, Text
+from serving.generation import Caller, Generation, Image, ImageContent, Message, Text
 from serving.layers.admitted import Admitted
 from tests.fakes import FakeEngine
 
@@ -17,8 +18,8 @@ def admitted(engine: FakeEngine, *, running: int = 1, queued: int = 1, timeout: 
     return Admitted(engine, max_in_flight=running, max_queued=queued, queue_timeout=timeout)
 
 
-async def consume(layer: Admitted) -> int:
-    async with aclosing(layer.generate(QUESTION)) as chunks:
+async def consume(layer: Admitted, question: Generation = QUESTION) -> int:
+    async with aclosing(layer.generate(question)) as chunks:
         return len([chunk async for chunk in chunks])
 
 
@@ -87,3 +88,33 @@ async def test_a_place_is_not_lost_when_a_waiting_request_is_cancelled() -> None
     gate.set()
     assert await running == 2
     assert await consume(layer) == 2
+
+
+async def test_pixels_are_counted_as_the_model_sees_them() -> None:
+    engine, gate = FakeEngine(), asyncio.Event()
+    engine.always("a", gate=gate)
+    layer = Admitted(engine, max_in_flight=9, max_queued=9, queue_timeout=5, max_pixels=3 * 1024)
+    image = Image("", ImageContent(b"", "PNG", 4000, 3000, tokens=2))
+    question = replace(QUESTION, messages=(Message("user", (image,)),))
+    tasks = [asyncio.create_task(consume(layer, question)) for _ in range(2)]
+    await started(layer, 2)
+    assert (layer.in_flight, layer.queued, layer.gate.pixels) == (1, 1, 2 * 1024)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert layer.gate.pixels == 0
+
+
+async def test_a_waiting_background_is_refused_in_favour_of_an_interactive_one() -> None:
+    engine, gate = FakeEngine(), asyncio.Event()
+    engine.always("a", gate=gate)
+    layer = admitted(engine)
+    tasks = [asyncio.create_task(consume(layer))]
+    await started(layer, 1)
+    patient = asyncio.create_task(consume(layer, replace(QUESTION, priority="background")))
+    await started(layer, 2)
+    tasks.append(asyncio.create_task(consume(layer)))
+    with pytest.raises(Overloaded):
+        await patient
+    gate.set()
+    assert await asyncio.gather(*tasks) == [2, 2]
+    assert (layer.in_flight, layer.queued) == (0, 0)
