@@ -25,8 +25,8 @@ def routes(engine: Engine, keyring: Keyring, settings: Settings, submit: Submit 
     multimodal = Chat(Reader("multimodal", settings, submit), engine, settings)
     text = Chat(Reader("text", settings, submit), engine, settings)
     return [
-        Route(f"{prefix}/multimodal-generation/generation", Endpoint(multimodal, keyring, NATIVE)),
-        Route(f"{prefix}/text-generation/generation", Endpoint(text, keyring, NATIVE)),
+        Route(f"{prefix}/multimodal-generation/generation", Endpoint(multimodal, keyring, NATIVE, scopes=("multimodal-generation",))),
+        Route(f"{prefix}/text-generation/generation", Endpoint(text, keyring, NATIVE, scopes=("text-generation",))),
     ]
 
 
