@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 import orjson
 from starlette.routing import Route
 
+from serving.access.grant import Scope
 from serving.access.keyring import Keyring
 from serving.dashscope.policy import Granted, Policies, Refusal
 from serving.endpoint import Call, Endpoint
@@ -27,7 +28,8 @@ MALFORMED = "The body of your POST request is not well-formed multipart/form-dat
 
 def routes(uploads: Uploads, policies: Policies, keyring: Keyring, settings: Settings) -> list[Route]:
     """Where to get a certificate for an upload, and the form target that it names."""
-    issue = Endpoint(Certificates(policies, settings), keyring, NATIVE, methods=("GET",))
+    scopes: tuple[Scope, ...] = ("files", "multimodal-generation")
+    issue = Endpoint(Certificates(policies, settings), keyring, NATIVE, methods=("GET",), scopes=scopes)
     target = Endpoint(FormPost(uploads, policies), None, OSS)
     return [
         *(Route(f"/api/v1/uploads{slash}", issue) for slash in ("", "/")),
