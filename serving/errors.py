@@ -26,6 +26,7 @@ ServingError
 │   └── ConcurrencyExceeded      429 Throttling.Concurrency retryable
 ├── InternalError                500 InternalError         retryable
 ├── GenerationFailed             500 InternalError.Algo    retryable
+│   └── ImageForgotten           500 InternalError.Algo    retryable
 ├── RequestTimeout               500 RequestTimeOut        retryable
 ├── TaskTimeout                  500 InternalError.Timeout
 ├── EngineUnavailable            503 ModelUnavailable      retryable
@@ -313,6 +314,10 @@ class GenerationFailed(ServingError):
     code = "InternalError.Algo"
     retryable = True
     message = "inference internal error."
+
+
+class ImageForgotten(GenerationFailed):
+    """Raised when the engine does not have an image any more that it was given by name alone."""
 
 
 class RequestTimeout(ServingError):
