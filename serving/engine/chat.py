@@ -61,10 +61,16 @@ def _message(message: Message) -> dict[str, Any]:
 
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Image):
-        return {"type": "image_url", "image_url": {"url": part.reference}}
+        return _image(part)
     if isinstance(part, Video):
         raise InvalidRequest("The video modality is not supported by this server; send text and images.")
     return {"type": "text", "text": neutral(part.text)}
+
+
+def _image(image: Image) -> dict[str, Any]:
+    content = {"url": image.reference} if image.reference else None
+    named = {} if image.uuid is None else {"uuid": image.uuid}
+    return {"type": "image_url", "image_url": content, **named}
 
 
 def _sampling(generation: Generation, limit_tokens: bool) -> dict[str, Any]:
