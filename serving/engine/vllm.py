@@ -10,7 +10,14 @@ import msgspec
 from msgspec import Struct
 
 from serving.engine import chat
-from serving.errors import ContextTooLong, EngineUnavailable, GenerationFailed, InvalidImage, InvalidRequest
+from serving.errors import (
+    ContextTooLong,
+    EngineUnavailable,
+    GenerationFailed,
+    ImageForgotten,
+    InvalidImage,
+    InvalidRequest,
+)
 from serving.generation import Chunk, FinishReason, Generation, Usage
 
 log = logging.getLogger(__name__)
@@ -26,6 +33,7 @@ PLACEHOLDER_ENDS = 2
 CONTEXT = re.compile(r"(?:maximum context length(?: is)? \(?|cannot be greater than max_model_len=)(\d+)")
 DYING = re.compile(r"EngineCore encountered an issue|EngineDeadError|engine is dead", re.IGNORECASE)
 """The server outlives its engine for a moment, and says so with a 500."""
+FORGOTTEN = re.compile(r"Cache miss for \w+ at index \d+ but data is not provided")
 BAD_IMAGE = re.compile(r"failed to load image|cannot identify image|image file is truncated", re.IGNORECASE)
 
 
@@ -210,6 +218,8 @@ def _refusal(status: int, body: bytes) -> InvalidRequest | GenerationFailed | En
     message = _message(body)
     if context := CONTEXT.search(message):
         return ContextTooLong(int(context[1]))
+    if FORGOTTEN.search(message):
+        return ImageForgotten()
     if BAD_IMAGE.search(message):
         return InvalidImage(f"{InvalidImage.message} [{message[:300]}]")
     if status in (400, 413, 422):
