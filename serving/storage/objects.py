@@ -70,21 +70,22 @@ class Objects:
 
     def __init__(
         self,
-        backend: Backend,
+        place: Path | S3Store,
         *,
-        folder: Path | None = None,
-        free_bytes: Callable[[], int | None] = lambda: None,
+        free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
-        """`free_bytes` is the room left in the store, None for no limit; `folder` is where a local one lies."""
-        self._backend = backend
-        self._folder = folder
+        """`place` is a folder, made at the start, or a bucket; `free_bytes` is the room where a folder lies."""
+        self._place = place
         self._free_bytes = free_bytes
+        self._opened: Backend | None = None if isinstance(place, Path) else place
         self._used_at = float("-inf")
 
     async def start(self) -> None:
-        """Removes what a server that was killed in the middle of writing left behind in a local folder."""
-        if self._folder is not None:
-            await asyncio.to_thread(_remove_staged, self._folder, time.time() - STAGED_FOR_S)
+        """Makes a folder usable, and removes what a server that was killed in the middle of writing left in it. Raises
+        `OSError` if it cannot be written. Only its owner can read what is in it."""
+        if isinstance(self._place, Path):
+            await asyncio.to_thread(_prepare, self._place, time.time() - STAGED_FOR_S)
+            self._opened = LocalStore(self._place)
 
     async def aclose(self) -> None:
         await asyncio.sleep(max(0.0, self._used_at + SETTLE_S - time.monotonic()))
@@ -93,10 +94,11 @@ class Objects:
         """Writes the pieces as they come. Raises `ObjectTooLarge` beyond `limit` bytes, and what `pieces` raises."""
         digest = hashlib.md5(usedforsecurity=False)
         size, checked = 0, 0
+        backend = self._backend
         self._check_space()
         # Pushed, not pulled: a stream given to obstore runs in tasks of its own, which a cancellation does not reach.
         with self._operation(name):
-            writer = obstore.open_writer_async(self._backend, name, buffer_size=PART, max_concurrency=PARTS_AT_ONCE)
+            writer = obstore.open_writer_async(backend, name, buffer_size=PART, max_concurrency=PARTS_AT_ONCE)
             async with writer:
                 async for piece in pieces:
                     size += len(piece)
@@ -152,9 +154,14 @@ class Objects:
         finally:
             self._used_at = time.monotonic()
 
+    @property
+    def _backend(self) -> Backend:
+        if self._opened is None:
+            raise StorageUnavailable
+        return self._opened
+
     def _check_space(self) -> None:
-        free = self._free_bytes()
-        if free is not None and free < RESERVE:
+        if isinstance(self._place, Path) and (free := self._free_bytes(self._place)) < RESERVE:
             log.error("only %d MiB are free where objects are stored", free >> 20)
             raise StorageUnavailable
 
@@ -167,9 +174,7 @@ def at(location: str | None, data: Path) -> Objects:
     """
     if location is not None and location.startswith("s3://"):
         return Objects(_bucket(location))
-    folder = Path(location).expanduser() if location is not None else data / "objects"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Objects(LocalStore(folder, mkdir=True), folder=folder, free_bytes=lambda: shutil.disk_usage(folder).free)
+    return Objects(Path(location).expanduser() if location is not None else data / "objects")
 
 
 def _range(start: int, end: int | None) -> tuple[int, int] | OffsetRange:
@@ -183,7 +188,8 @@ def _bucket(url: str) -> S3Store:
     return S3Store(bucket, prefix=prefix.strip("/") or None, client_options={"allow_http": True})
 
 
-def _remove_staged(folder: Path, before: float) -> None:
+def _prepare(folder: Path, before: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for path in folder.rglob("*#*"):
         if STAGED.search(path.name) and path.stat().st_mtime < before:
             path.unlink(missing_ok=True)

@@ -54,6 +54,7 @@ async def records(tmp_path: Path) -> AsyncGenerator[AsyncEngine, None]:
 @pytest.fixture
 async def kept(tmp_path: Path, records: AsyncEngine) -> AsyncGenerator[Kept, None]:
     store, clock = objects.at(None, tmp_path), Clock()
+    await store.start()
     yield Kept(Files(records, store, Quota(3, 100), clock=clock), store, tmp_path / "objects", clock)
     await store.aclose()
 

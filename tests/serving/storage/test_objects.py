@@ -127,8 +127,8 @@ async def test_memory_does_not_grow_with_the_object(store: Objects) -> None:
 
 async def test_the_end_of_the_disk_is_not_used(tmp_path: Path) -> None:
     room = [RESERVE + 20 * MIB, RESERVE + 3 * MIB, RESERVE - 1]
-    local = objects.at(None, tmp_path)
-    store = Objects(local._backend, free_bytes=lambda: room.pop(0))
+    store = Objects(tmp_path, free_bytes=lambda _: room.pop(0))
+    await store.start()
     with pytest.raises(StorageUnavailable):
         await store.put("a", pieces(*[b"x" * (10 * MIB)] * 10))
     assert room == []
@@ -137,6 +137,7 @@ async def test_the_end_of_the_disk_is_not_used(tmp_path: Path) -> None:
 
 async def test_a_failing_store_is_told_in_the_log_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = objects.at(None, tmp_path)
+    await store.start()
     (tmp_path / "objects" / "a").write_text("a file where a folder should be")
     with pytest.raises(StorageUnavailable) as caught:
         await store.put("a/b", pieces(b"1"))
@@ -146,6 +147,7 @@ async def test_a_failing_store_is_told_in_the_log_alone(tmp_path: Path, caplog: 
 
 async def test_a_start_removes_what_a_killed_server_was_writing(tmp_path: Path) -> None:
     store = objects.at(None, tmp_path)
+    await store.start()
     await store.put("files/whole", pieces(b"1"))
     for name, age in (("files/old#1", STAGED_FOR_S + 60), ("files/young#1", 60)):
         path = tmp_path / "objects" / name
@@ -156,13 +158,17 @@ async def test_a_start_removes_what_a_killed_server_was_writing(tmp_path: Path) 
     assert lying_in(tmp_path) == ["objects/files/whole", "objects/files/young#1"]
 
 
-def test_only_the_owner_can_look_into_the_folder(tmp_path: Path) -> None:
-    objects.at(None, tmp_path)
+async def test_only_the_owner_can_look_into_the_folder(tmp_path: Path) -> None:
+    await objects.at(None, tmp_path).start()
     assert (tmp_path / "objects").stat().st_mode & 0o077 == 0
 
 
 async def test_another_folder_is_taken(tmp_path: Path) -> None:
     store = objects.at(str(tmp_path / "elsewhere"), tmp_path / "data")
+    assert lying_in(tmp_path) == []
+    with pytest.raises(StorageUnavailable):
+        await store.put("a", pieces(b"1"))
+    await store.start()
     await store.put("a", pieces(b"1"))
     assert lying_in(tmp_path) == ["elsewhere/a"]
 
