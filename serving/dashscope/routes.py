@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from starlette.routing import Route
 
+from serving.access.grant import Scope
 from serving.access.keyring import Keyring
 from serving.chat import Chat, Deferred, Question
 from serving.dashscope import schema, translate
@@ -24,9 +25,10 @@ def routes(engine: Engine, keyring: Keyring, settings: Settings, submit: Submit 
     prefix = "/api/v1/services/aigc"
     multimodal = Chat(Reader("multimodal", settings, submit), engine, settings)
     text = Chat(Reader("text", settings, submit), engine, settings)
+    services: dict[Scope, Chat] = {"multimodal-generation": multimodal, "text-generation": text}
     return [
-        Route(f"{prefix}/multimodal-generation/generation", Endpoint(multimodal, keyring, NATIVE, scopes=("multimodal-generation",))),
-        Route(f"{prefix}/text-generation/generation", Endpoint(text, keyring, NATIVE, scopes=("text-generation",))),
+        Route(f"{prefix}/{scope}/generation", Endpoint(serve, keyring, NATIVE, scopes=(scope,)))
+        for scope, serve in services.items()
     ]
 
 
