@@ -132,8 +132,9 @@ class Message:
 class Sampling:
     """How to pick tokens; None leaves the choice to the model's own generation config.
 
-    `max_tokens` counts answer tokens; `top_k` 0 means "all tokens"; `stop_token_ids` are ids of the model's tokenizer.
-    `n` answers are drawn; `logprobs` is None for none, else how many alternatives each token of the answer comes with.
+    `max_tokens` counts tokens of the answer, `max_completion_tokens` those of the reasoning, too; `top_k` 0 means "all
+    tokens"; `stop_token_ids` are ids of the model's tokenizer. `n` answers are drawn; `logprobs` is None for none, else
+    how many alternatives each token of the answer comes with.
     """
 
     temperature: float | None = None
@@ -148,6 +149,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     n: int = 1
     logprobs: int | None = None
+    max_completion_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +198,15 @@ class Caller:
 
 @dataclass(slots=True)
 class Timeline:
-    """Moments of one request in seconds of `time.monotonic()`; the one mutable part, stamped by the layers."""
+    """Moments of one request in seconds of `time.monotonic()`, and in `seen` the (width, height) in pixels at which the
+    model sees each image, None where that is not known. The one mutable part, stamped by the layers."""
 
     received: float = field(default_factory=time.monotonic)
     queued: float | None = None
     admitted: float | None = None
     first_chunk: float | None = None
     ended: float | None = None
+    seen: tuple[tuple[int, int] | None, ...] = ()
     fetching: float | None = None
     """Seconds spent on fetching media, None where there was none to fetch."""
     decoding: float | None = None

@@ -9,7 +9,9 @@ from serving.access.grant import Scope
 from serving.access.keyring import Keyring
 from serving.chat import Chat, Deferred, Question
 from serving.dashscope import schema, translate
-from serving.dashscope.translate import Form, Rendering, Rules
+from serving.dashscope.messages import Form
+from serving.dashscope.rendering import Rendering
+from serving.dashscope.translate import Rules
 from serving.endpoint import Call, Endpoint
 from serving.engine.base import Engine
 from serving.errors import NATIVE, AsyncUnsupported, InvalidRequest
@@ -39,7 +41,7 @@ class Reader:
         self._form = form
         self._settings = settings
         self._submit = submit
-        self._rules = Rules(settings.served_models, settings.max_output_tokens)
+        self._rules = Rules.of(settings)
 
     def begin(self, call: Call) -> None:
         call.stream = wants_stream(call.exchange)
@@ -61,10 +63,14 @@ class Reader:
             request_id=request_id,
             caller=call.caller,
             timeline=call.timeline,
+            stream=call.stream and not wants_task(call.exchange),
+            resolve_oss=call.exchange.header("x-dashscope-ossresourceresolve").lower() == "enable",
         )
         if self._submit is not None and wants_task(call.exchange):
+            call.stream, call.model = False, translated.generation.model
+            call.images = len(translated.generation.images)
             return Deferred(await self._submit(call, self._form, body))
-        rendering = Rendering(request_id, self._form, translated.incremental, self._settings.output_text)
+        rendering = Rendering.of(translated, self._form, output_text=self._settings.output_text)
         return Question(translated.generation, rendering)
 
 

@@ -1,4 +1,6 @@
-from typing import Any, TypeAlias
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import msgspec
 from msgspec import Struct
@@ -8,8 +10,45 @@ from serving.errors import MalformedBody
 
 MAX_PARAMETERS_BYTES = 1_048_576
 """The largest of them, a JSON schema, has some kilobytes; 14 MB of empty lists took the event loop 2 s."""
+MAX_OBJECTS = 500_000
+MAX_ITEMS = 4_000_000
+"""By braces and commas, wherever they stand: more than any context has tokens. 20 million empty parts took 11 s."""
 
-WirePart: TypeAlias = dict[str, Any]
+Scalar: TypeAlias = str | int | float | bool | None
+Value: TypeAlias = Scalar | list[str] | dict[str, Scalar]
+
+if TYPE_CHECKING:
+    WirePart: TypeAlias = dict[str, Any]
+else:
+
+    class WirePart(TypedDict, total=False):
+        """Keys of a part that either protocol knows. Others are skipped, so that nothing is built of them."""
+
+        type: Value
+        text: Value
+        image: Value
+        video: Value
+        audio: Value
+        image_url: Value
+        video_url: Value
+        input_audio: Value
+        min_pixels: Value
+        max_pixels: Value
+        total_pixels: Value
+        fps: Value
+        max_frames: Value
+
+
+class WireFunction(Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class WireToolCall(Struct):
+    """A call that the model made, as a client sends it back."""
+
+    id: str | None = None
+    function: WireFunction | None = None
 
 
 class WireMessage(Struct):
@@ -18,7 +57,9 @@ class WireMessage(Struct):
     role: str | None = None
     content: str | list[WirePart] | None = None
     partial: bool | None = None
-    tool_calls: list[Any] | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[WireToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class WireTurn(Struct):
@@ -62,9 +103,16 @@ _parameters_decoder = msgspec.json.Decoder(dict[str, Any] | None)
 
 def parse(body: bytes) -> WireRequest:
     """Raises `MalformedBody`."""
+    refuse_swarms(body)
     with decoding.refusing():
         sent = _decoder.decode(body)
         return WireRequest(sent.model, sent.input, _parameters(sent.parameters), sent.messages != NULL)
+
+
+def refuse_swarms(body: bytes) -> None:
+    """Raises `MalformedBody` for a body of so many values that decoding it would hold the event loop."""
+    if body.count(b"{") > MAX_OBJECTS or body.count(b",") > MAX_ITEMS:
+        raise MalformedBody(f"It is limited to {MAX_OBJECTS} objects and {MAX_ITEMS} items.")
 
 
 def _parameters(raw: msgspec.Raw) -> dict[str, Any] | None:

@@ -149,7 +149,7 @@ async def test_no_key_or_a_wrong_one(
         (chat(user({"image": data_uri(b"")})), "InvalidParameter", "the image has 0 bytes"),
         (chat(user({"image": data_uri(picture()[:-9])})), "InvalidParameter", "the PNG ends before its IEND chunk"),
         (chat(user({"image": data_uri(png(20_000, 20_000))})), "InvalidParameter", "must be at most 89478485"),
-        (chat(user({"image": 7})), "InvalidParameter", "An image is a data URI"),
+        (chat(user({"image": 7})), "InvalidParameter", "The value of 'image' must be a string."),
     ],
 )
 @pytest.mark.parametrize("headers", [{}, SSE])

@@ -33,6 +33,10 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         b'{"input":[]}',
         b'{"parameters":[]}',
         b'{"parameters":{"stop":[' + b"[]," * 400_000 + b"[]]}}",
+        b'{"input":{"messages":[{"role":"user","content":[{"text":[[]]}]}]}}',
+        b'{"input":{"messages":[' + b"{}," * 600_000 + b"{}]}}",
+        b'{"input":{"messages":[{"content":[{"video":[' + b'"",' * 5_000_000 + b'""]}]}]}}',
+        b'{"input":{"messages":[{"role":"assistant","tool_calls":[7]}]}}',
     ],
 )
 def test_what_is_not_a_request_is_refused(body: bytes) -> None:
@@ -44,6 +48,18 @@ def test_what_is_not_a_request_is_refused(body: bytes) -> None:
 def test_unknown_keys_and_nulls_are_tolerated() -> None:
     body = b'{"stream":true,"resources":{},"model":"m","parameters":null,"input":{"messages":[{"role":null,"x":1}]}}'
     assert schema.parse(body).model == "m"
+
+
+def test_of_a_part_only_what_is_known_is_built() -> None:
+    body = b'{"input":{"messages":[{"content":[{"text":"a","cache_control":{"type":"ephemeral"},"x":[[[1]]]}]}]}}'
+    messages = schema.parse(body).input
+    assert messages is not None
+    assert messages.messages is not None
+    assert messages.messages[0].content == [{"text": "a"}]
+
+
+def test_of_a_repeated_key_the_last_counts() -> None:
+    assert schema.parse(b'{"model":"a","model":"b"}').model == "b"
 
 
 @given(st.binary(max_size=200))

@@ -1,25 +1,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.dashscope import schema, translate
-from serving.dashscope.translate import Form, Rendering, Rules, Translated
-from serving.errors import EmptyInput, EmptyModel, InvalidRequest, ModelNotFound
-from serving.generation import Answer, Caller, Chunk, Image, Message, Text, Timeline, Usage
-from tests.serving.wire import chat, frames, user
+from serving.dashscope import messages, parts, schema, translate
+from serving.dashscope.messages import Form
+from serving.dashscope.reasoning import Mode, Reasoning
+from serving.dashscope.translate import Rules, Translated
+from serving.errors import EmptyInput, EmptyModel, InvalidRequest, ModelNotFound, ServingError
+from serving.generation import Caller, Image, Message, Pixels, Text, Timeline, ToolCall, Video
+from tests.serving.dashscope.test_schema import json_values
+from tests.serving.wire import chat, user
 
 RULES = Rules(("qwen3-vl-30b", "ours"), 32768)
+THINKING = replace(RULES, thinks="always")
+FUNCTION = {"type": "function", "function": {"name": "look"}}
+CALLS = [{"id": "c", "function": {"name": "look", "arguments": "{}"}}]
+CALLING = {"role": "assistant", "content": [], "tool_calls": CALLS}
 
 
-def to_generation(body: dict[str, Any], form: Form = "multimodal") -> Translated:
+def to_generation(
+    body: dict[str, Any], form: Form = "multimodal", rules: Rules = RULES, *, stream: bool = False
+) -> Translated:
     wire = schema.parse(json.dumps(body).encode())
-    return translate.to_generation(wire, form, RULES, request_id="r", caller=Caller("k", "test"), timeline=Timeline())
+    caller = Caller("k", "test")
+    return translate.to_generation(wire, form, rules, request_id="r", caller=caller, timeline=Timeline(), stream=stream)
 
 
 def test_parts_keep_their_order() -> None:
@@ -37,7 +48,43 @@ def test_a_prefix_is_continued() -> None:
 
 def test_null_siblings_and_options_in_a_part_are_ignored() -> None:
     part = {"type": "image", "image": "data:x", "text": None, "min_pixels": 1, "cache_control": {"type": "ephemeral"}}
-    assert to_generation(chat(user(part))).generation.images == (Image("data:x"),)
+    assert to_generation(chat(user(part))).generation.images == (Image("data:x", pixels=Pixels(least=1)),)
+
+
+def test_pixels_of_images() -> None:
+    part = {"image": "data:x", "min_pixels": 70_000, "max_pixels": 10**300, "enable_rotate": True}
+    clamped = Pixels(least=70_000, most=parts.MAX_SIZE)
+    assert to_generation(chat(user(part))).generation.images == (Image("data:x", pixels=clamped),)
+    largest = to_generation(chat(user({"image": "data:x"}), vl_high_resolution_images=True)).generation
+    assert largest.images == (Image("data:x", pixels=Pixels(high_resolution=True)),)
+
+
+def test_videos_by_url_and_by_frames() -> None:
+    file = {"video": "https://x/a.mp4", "fps": 99, "max_frames": 64, "total_pixels": 1_000_000}
+    frames = {"video": ["data:1", "data:2"], "fps": 0.5, "min_pixels": -1}
+    assert to_generation(chat(user(file, frames, "What happens?"))).generation.videos == (
+        Video("https://x/a.mp4", fps=10.0, max_frames=64, pixels=Pixels(total=1_000_000)),
+        Video(("data:1", "data:2"), fps=0.5, pixels=Pixels(least=1)),
+    )
+
+
+def test_calls_and_their_results_are_history() -> None:
+    results = ({"role": "tool", "content": "42", "tool_call_id": "c", "name": None}, {"role": "tool", "content": "43"})
+    asked = to_generation(chat(user("hi"), CALLING, *results)).generation.messages
+    assert asked[1:] == (
+        Message("assistant", (), tool_calls=(ToolCall("c", "look", "{}"),)),
+        Message("tool", (Text("42"),), tool_call_id="c"),
+        Message("tool", (Text("43"),)),
+    )
+    bare = {"role": "assistant", "tool_calls": CALLS}
+    assert to_generation(chat(user("hi"), bare)).generation.messages[1].parts == (Text(""),)
+
+
+@pytest.mark.parametrize(("preserve", "kept"), [(True, "Hm."), (False, ""), (None, "")])
+def test_earlier_thoughts_are_dropped_unless_preserved(preserve: bool | None, kept: str) -> None:
+    thought = {"role": "assistant", "content": "Yes", "reasoning_content": "Hm."}
+    body = chat(user("one"), thought, user("two"), preserve_thinking=preserve)
+    assert to_generation(body).generation.messages[1].reasoning == kept
 
 
 def test_the_legacy_prompt_with_history() -> None:
@@ -51,17 +98,31 @@ def test_the_legacy_prompt_with_history() -> None:
     [
         ([], "[] is too short"),
         ([{"role": "user"}], "The content field is a required field."),
-        ([{"role": "user", "content": ""}], translate.NO_CONTENT),
-        ([{"role": "user", "content": []}], translate.NO_CONTENT),
-        ([{"role": "robot", "content": "hi"}], translate.NO_CONTENT),
-        ([{"content": "hi"}], translate.NO_CONTENT),
+        ([{"role": "user", "content": ""}], messages.NO_CONTENT),
+        ([{"role": "user", "content": []}], messages.NO_CONTENT),
+        ([{"role": "robot", "content": "hi"}], messages.NO_CONTENT),
+        ([{"content": "hi"}], messages.NO_CONTENT),
         ([{"role": "system", "content": "hi"}], "The input messages do not contain elements with the role of user."),
-        ([{"role": "tool", "content": "42"}], "The tool call is not supported."),
-        ([user({"type": "image_url", "image_url": {"url": "x"}})], translate.NO_MODALITY),
-        ([user({"image": "x", "text": "y"})], translate.NO_MODALITY),
-        ([user({})], translate.NO_MODALITY),
+        ([user("hi"), {"role": "tool", "content": "42"}], messages.NO_CALL),
+        ([user("hi"), CALLING, user("and?"), {"role": "tool", "content": "42"}], messages.NO_CALL),
+        (
+            [user("hi"), {"role": "assistant", "tool_calls": [{"id": "c"}]}],
+            "An item of 'tool_calls' must have a 'function' with a 'name'.",
+        ),
+        ([user({"type": "image_url", "image_url": {"url": "x"}})], parts.NO_MODALITY),
+        ([user({"image": "x", "text": "y"})], parts.NO_MODALITY),
+        ([user({})], parts.NO_MODALITY),
         ([user({"text": 7})], "input content must be a string."),
-        ([user({"video": "x"})], "The video modality is not supported by this server; send text and images."),
+        ([user({"audio": "x"})], "The audio modality is not supported by this server; send text, images and videos."),
+        ([user({"image": ["x"]})], f"{parts.BAD_URL} The value of 'image' must be a string."),
+        ([user({"video": 7})], f"{parts.BAD_URL} The value of 'video' must be a string."),
+        ([user({"image": "x", "min_pixels": "many"})], "'min_pixels' must be Integer"),
+        ([user({"video": "x", "fps": "fast"})], "'fps' must be Float"),
+        ([user({"video": ["x"] * 10_000})], "Exceeded limit on messages and parts per request : 10000, got 10002"),
+        (
+            [{"role": "system", "content": [{"video": "x"}]}, user("hi")],
+            'A video can only be part of a message with the role "user", not "system".',
+        ),
         (
             [{"role": "assistant", "content": [{"image": "x"}]}, user("hi")],
             'An image can only be part of a message with the role "user", not "assistant".',
@@ -98,83 +159,90 @@ def test_json_mode_wants_the_word_json() -> None:
         to_generation(chat(user("As XML, please"), response_format=wanted))
 
 
-ANSWER = Answer()
-ANSWER.add(Chunk("All ", Usage(30, 1)))
-ANSWER.add(Chunk("good.", Usage(30, 2, 12), "stop"))
+@pytest.mark.parametrize(
+    ("parameters", "form", "stream", "message"),
+    [
+        (
+            {"incremental_output": False},
+            "multimodal",
+            True,
+            'The incremental_output parameter must be "true" when enable_thinking is true',
+        ),
+        (
+            {"result_format": "text"},
+            "text",
+            False,
+            'The result_format parameter must be "message" when enable_thinking is true',
+        ),
+        (
+            {"response_format": {"type": "json_object"}},
+            "multimodal",
+            False,
+            "Json mode response is not supported when enable_thinking is true",
+        ),
+        (
+            {"tools": [FUNCTION], "tool_choice": FUNCTION},
+            "multimodal",
+            False,
+            "The tool_choice parameter does not support being set to required or object in thinking mode",
+        ),
+    ],
+)
+def test_what_thinking_excludes(parameters: dict[str, Any], form: Form, stream: bool, message: str) -> None:
+    body = chat(user("As json, please"), **parameters)
+    assert to_generation(body, form, stream=stream)
+    with pytest.raises(InvalidRequest) as raised:
+        to_generation(body, form, THINKING, stream=stream)
+    assert raised.value.message == message
 
 
-PARTS = '{"choices":[{"finish_reason":"stop","message":{"role":"assistant","content":[{"text":"All good."}]}}]'
-STRING = '{"choices":[{"finish_reason":"stop","message":{"role":"assistant","content":"All good."}}]'
+def test_what_thinking_does_not_exclude() -> None:
+    assert to_generation(chat(incremental_output=False), rules=THINKING).generation.thinking.enabled
+    assert to_generation(chat(result_format="text"), rules=THINKING).generation.thinking.enabled
+    assert to_generation(chat(tools=[FUNCTION]), rules=THINKING).generation.thinking.enabled
+
+
+@pytest.mark.parametrize("parameters", [{"tools": [FUNCTION]}, {"n": 2}])
+def test_what_the_legacy_form_of_an_answer_has_no_place_for(parameters: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match='The result_format parameter must be "message" when'):
+        to_generation(chat(result_format="text", **parameters), "text")
 
 
 @pytest.mark.parametrize(
-    ("form", "output_text", "output"),
+    ("setting", "served", "asked", "mode"),
     [
-        ("multimodal", False, PARTS + "}"),
-        ("multimodal", True, PARTS + ',"text":"All good."}'),
-        ("text", True, STRING + "}"),
+        (None, None, "qwen3-vl-30b", "never"),
+        (None, None, "qwen3-vl-30b-a3b-thinking", "always"),
+        (None, None, "qwen3-vl-plus-2025-12-19", "hybrid"),
+        (None, None, "qwen3-vl-flash", "hybrid"),
+        (None, "Qwen/Qwen3-VL-30B-A3B-Thinking", "qwen3-vl-30b-a3b-instruct", "always"),
+        (None, "Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3-vl-plus", "never"),
+        ("hybrid", "Qwen/Qwen3-VL-30B-A3B-Instruct", "ours", "hybrid"),
     ],
 )
-def test_a_whole_answer(form: Form, output_text: bool, output: str) -> None:
-    body = Rendering("r", form, incremental=True, output_text=output_text).whole(ANSWER).decode()
-    assert body.startswith(f'{{"output":{output},"usage":{{')
-    assert body.endswith('},"request_id":"r"}')
+def test_whether_a_model_thinks(setting: Mode | None, served: str | None, asked: str, mode: Mode) -> None:
+    assert Rules((), 1, setting, served, 7).reasoning(asked) == Reasoning(mode, 7)
 
 
-def test_usage_itemises_the_images() -> None:
-    assert translate.to_usage(Usage(30, 2, 12)) == {
-        "input_tokens": 30,
-        "output_tokens": 2,
-        "total_tokens": 32,
-        "image_tokens": 12,
-        "input_tokens_details": {"text_tokens": 18, "image_tokens": 12},
-        "output_tokens_details": {"text_tokens": 2},
-    }
+contents = (
+    st.none()
+    | st.text()
+    | st.lists(
+        st.dictionaries(
+            st.sampled_from(["text", "image", "video", "audio", "type", "fps", "min_pixels", "max_frames", "x"]),
+            json_values,
+            max_size=3,
+        ),
+        max_size=3,
+    )
+)
+turns = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "robot", None])},
+    optional={"content": contents, "partial": json_values, "tool_calls": json_values, "reasoning_content": json_values},
+)
 
 
-def test_usage_without_images_has_no_image_tokens() -> None:
-    assert translate.to_usage(Usage(5, 2, 0))["input_tokens_details"] == {"text_tokens": 5}
-
-
-def test_usage_does_not_guess_what_the_engine_has_not_said() -> None:
-    assert "input_tokens_details" not in translate.to_usage(Usage(30, 2))
-
-
-async def replay(pieces: list[str]) -> AsyncIterator[Chunk]:
-    for count, piece in enumerate(pieces, 1):
-        yield Chunk(piece, Usage(9, count, 0))
-    yield Chunk("", Usage(9, len(pieces), 0), "length")
-
-
-async def stream(form: Form, pieces: list[str], incremental: bool = True) -> list[Any]:
-    rendering = Rendering("r", form, incremental=incremental, output_text=True)
-    body = b"".join([frame async for frame in rendering.frames(replay(pieces))])
-    return frames(body)
-
-
-async def test_increments_then_an_empty_frame_with_the_reason() -> None:
-    got = await stream("multimodal", ["a", "b"])
-    choices = [frame.data["output"]["choices"][0] for frame in got]
-    assert [choice["finish_reason"] for choice in choices] == ["null", "null", "length"]
-    assert [choice["message"]["content"] for choice in choices] == [[{"text": "a"}], [{"text": "b"}], []]
-    assert [frame.id for frame in got] == [1, 2, 3]
-    assert {frame.event for frame in got} == {"result"}
-
-
-async def test_cumulative_frames_repeat_the_text() -> None:
-    got = await stream("text", ["a", "b"], incremental=False)
-    assert [frame.data["output"]["choices"][0]["message"]["content"] for frame in got] == ["a", "ab", "ab"]
-
-
-@given(st.lists(st.text(min_size=1), max_size=6))
-async def test_the_stream_adds_up_to_the_whole(pieces: list[str]) -> None:
-    got = await stream("multimodal", pieces)
-    parts = [part for frame in got for part in frame.data["output"]["choices"][0]["message"]["content"]]
-    answer = Answer()
-    async for chunk in replay(pieces):
-        answer.add(chunk)
-    whole = json.loads(Rendering("r", "multimodal", incremental=True, output_text=True).whole(answer))
-    assert "".join(part["text"] for part in parts) == whole["output"]["text"]
-    assert got[-1].data["usage"] == whole["usage"]
-    assert all({"input_tokens", "output_tokens", "total_tokens"} <= frame.data["usage"].keys() for frame in got)
-    assert all(frame.data["request_id"] == "r" for frame in got)
+@given(st.lists(turns, max_size=4), st.sampled_from(["multimodal", "text"]))
+def test_any_messages_are_read_or_refused(messages: list[Any], form: Form) -> None:
+    with suppress(ServingError):
+        to_generation({"model": "ours", "input": {"messages": messages}}, form)
