@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from serving.access.signer import Signer
+from serving.dashscope.oss import Refusal, wrong_signature
 from serving.generation import Caller
 
 CLOUD_TIME = timezone(timedelta(hours=8))
@@ -26,16 +27,6 @@ KEY_BYTES = 1023
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PURPOSE = "upload"
 MIB = 1 << 20
-
-
-class Refusal(Exception):
-    """Raised for a form that OSS would refuse. `code` and `message` are its words."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        self.status = status
-        self.code = code
-        self.message = message
-        super().__init__(f"{code}: {message}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +74,7 @@ class Policies:
             )
         signature = _required(fields, "signature")
         if not hmac.compare_digest(signature.encode(), (await self._signature(policy)).encode()):
-            raise Refusal(
-                403,
-                "SignatureDoesNotMatch",
-                "The request signature we calculated does not match the signature you provided. "
-                "Check your key and signing method.",
-            )
+            raise wrong_signature()
         granted = orjson.loads(base64.b64decode(policy))  # our own words: the signature is right
         if datetime.fromisoformat(granted["expiration"]).timestamp() <= self._clock():
             raise _violated("Policy expired.")

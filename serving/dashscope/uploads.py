@@ -2,16 +2,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from xml.sax.saxutils import escape
 
 import orjson
 from starlette.routing import Route
 
 from serving.access.grant import Scope
 from serving.access.keyring import Keyring
-from serving.dashscope.policy import Granted, Policies, Refusal
+from serving.dashscope.oss import OSS, XML, Refusal, refusing
+from serving.dashscope.policy import Granted, Policies
 from serving.endpoint import Call, Endpoint
-from serving.errors import NATIVE, Dialect, EmptyModel, InvalidRequest, MalformedBody, ModelNotFound, ServingError
+from serving.errors import NATIVE, EmptyModel, InvalidRequest, MalformedBody, ModelNotFound
 from serving.multipart import Form, text
 from serving.settings import Settings
 from serving.storage.objects import ObjectTooLarge
@@ -22,7 +22,6 @@ FIELD_BYTES = 16_384
 """The longest text field of a form; a policy has less than a thousand."""
 IDLE_S = 60.0
 """Seconds for which nothing may come of an upload."""
-XML = b"application/xml"
 MALFORMED = "The body of your POST request is not well-formed multipart/form-data."
 
 
@@ -30,7 +29,7 @@ def routes(uploads: Uploads, policies: Policies, keyring: Keyring, settings: Set
     """Where to get a certificate for an upload, and the form target that it names."""
     scopes: tuple[Scope, ...] = ("files", "multimodal-generation")
     issue = Endpoint(Certificates(policies, settings), keyring, NATIVE, methods=("GET",), scopes=scopes)
-    target = Endpoint(FormPost(uploads, policies), None, OSS)
+    target = Endpoint(refusing(FormPost(uploads, policies)), None, OSS)
     return [
         *(Route(f"/api/v1/uploads{slash}", issue) for slash in ("", "/")),
         *(Route(f"{TARGET}{slash}", target) for slash in ("", "/")),
@@ -68,14 +67,7 @@ class FormPost:
         self._policies = policies
 
     async def __call__(self, call: Call) -> None:
-        try:
-            status = await self._receive(call)
-        except Refusal as refusal:
-            call.outcome = refusal.code
-            body = _xml(refusal.code, refusal.message, call.exchange.request_id)
-            await call.exchange.answer(refusal.status, body, content_type=XML)
-        else:
-            await call.exchange.answer(status, b"", content_type=XML)
+        await call.exchange.answer(await self._receive(call), b"", content_type=XML)
 
     async def _receive(self, call: Call) -> int:
         """The status to answer with. What comes after the file is not read, as in OSS."""
@@ -105,23 +97,3 @@ class FormPost:
                 "EntityTooLarge",
                 f"Your proposed upload exceeds the maximum allowed size. The limit is {error.limit} bytes.",
             ) from None
-
-
-def _xml(code: str, message: str, request_id: str) -> bytes:
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error>\n  <Code>{escape(code)}</Code>\n  <Message>{escape(message)}</Message>\n"
-        f"  <RequestId>{request_id}</RequestId>\n</Error>\n"
-    ).encode()
-
-
-def _body(error: ServingError, request_id: str) -> bytes:
-    return _xml(error.code, error.message, request_id)
-
-
-def _no_frame(error: ServingError, request_id: str, number: int) -> bytes:
-    """A form is never answered by a stream."""
-    return b""
-
-
-OSS = Dialect(_body, _no_frame, content_type=XML)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import orjson
+from starlette.routing import Route
+
+from serving.access.keyring import Keyring
+from serving.dashscope.paging import page
+from serving.endpoint import Call, Endpoint
+from serving.errors import NATIVE
+from serving.settings import Settings
+
+
+def routes(keyring: Keyring, settings: Settings) -> list[Route]:
+    endpoint = Endpoint(Models(settings), keyring, NATIVE, methods=("GET",))
+    return [Route(f"/api/v1/models{slash}", endpoint) for slash in ("", "/")]
+
+
+class Models:
+    """GET /api/v1/models: every name that is answered to, or the one asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __call__(self, call: Call) -> None:
+        query = call.exchange.query
+        number, size = page(query)
+        names = [name for name in self._settings.served_models if query.get("model") in (None, "", name)]
+        shown = [
+            {"model": name, "source": "system", "provider": "qwen", "opensource": True}
+            for name in names[(number - 1) * size : number * size]
+        ]
+        output = {"models": shown, "total": len(names), "page_no": number, "page_size": size}
+        await call.exchange.answer(200, orjson.dumps({"output": output, "request_id": call.exchange.request_id}))
