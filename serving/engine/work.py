@@ -13,7 +13,7 @@ def pixels(generation: Generation) -> int:
     for message in generation.messages:
         for part in message.parts:
             if not isinstance(part, Text) and part.content is not None:
-                total += _seen(part.content)
+                total += seen(part.content)
     return total
 
 
@@ -22,9 +22,10 @@ def weight(generation: Generation) -> int:
     return BASE_TOKENS + pixels(generation) // PIXELS_PER_TOKEN
 
 
-def _seen(content: ImageContent | VideoContent) -> int:
+def seen(content: ImageContent | VideoContent) -> int:
+    """Pixels of one image or video as the model sees it."""
     if content.tokens is not None:
         return content.tokens * PIXELS_PER_TOKEN
     if isinstance(content, VideoContent):
-        return sum(_seen(frame) for frame in content.frames)
+        return sum(seen(frame) for frame in content.frames)
     return content.width * content.height

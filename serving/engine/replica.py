@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+
+from serving.engine import work
+from serving.engine.base import Engine
+from serving.engine.breaker import Breaker
+from serving.engine.vllm import RETRY_AFTER
+from serving.errors import EngineUnavailable, GenerationFailed, ServingError
+from serving.generation import Chunk, Generation
+
+log = logging.getLogger(__name__)
+
+PROBE_INTERVAL = 5.0
+PROBE_AGAIN = 1.0
+"""Seconds between probes of a replica that is ready, and of one that is not."""
+LOST_AFTER = 3
+"""Probes in a row that fail until running answers are given up: a machine without power closes no connection."""
+
+
+class Replica:
+    """One engine of a pool: what it has to do, and whether it can be expected to do more."""
+
+    def __init__(self, url: str, engine: Engine, breaker: Breaker | None = None) -> None:
+        self.url = url
+        self.breaker = breaker or Breaker()
+        self.ready = True
+        """As the last probe found it; taken for granted before the first."""
+        self.draining = False
+        self.weight = 0
+        """Of everything that it is answering, in the unit of `serving.engine.work.weight`."""
+        self.outstanding = 0
+        self.served = 0
+        """Requests that it was given, ever."""
+        self._engine = engine
+        self._running: set[asyncio.Timeout] = set()
+        self._look = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._missed = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be given a request, whatever the probes find."""
+        return not self.draining and self.breaker.lets_through
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
+        weight = work.weight(generation)
+        era = self.breaker.begin()
+        self.served += 1
+        self._take(weight)
+        try:
+            async with aclosing(self._engine.generate(generation)) as chunks:
+                chunk = await self._next(chunks)
+                self.breaker.answered(era)
+                while chunk is not None:
+                    yield chunk
+                    chunk = await self._next(chunks)
+        except EngineUnavailable:
+            self.breaker.gone(era)
+            self._look.set()
+            raise
+        except GenerationFailed:
+            self.breaker.failed(era)
+            raise
+        except ServingError:
+            self.breaker.answered(era)
+            raise
+        finally:
+            self.breaker.left(era)
+            self._take(-weight)
+
+    def _take(self, weight: int) -> None:
+        self.weight += weight
+        self.outstanding += 1 if weight > 0 else -1
+        if self.outstanding:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    async def _next(self, chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
+        """None at the end. Raises `EngineUnavailable` when the replica is lost while it is waited for."""
+        scope = asyncio.timeout(None)
+        self._running.add(scope)
+        try:
+            async with scope:
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise EngineUnavailable(retry_after=RETRY_AFTER) from None
+        finally:
+            self._running.discard(scope)
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+    async def drained(self) -> None:
+        """Returns when nothing is answered any more."""
+        await self._idle.wait()
+
+    async def watch(self) -> None:
+        """Probes it for as long as it runs; at once after a request could not reach it."""
+        while True:
+            await self.probe()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_INTERVAL if self.ready and self.usable else PROBE_AGAIN):
+                    await self._look.wait()
+            self._look.clear()
+
+    async def probe(self) -> None:
+        was, self.ready = self.ready, await self._engine.ready()
+        if self.ready:
+            self._missed = 0
+            self.breaker.probed(came_back=not was)
+        else:
+            self._missed += 1
+            if self._missed >= LOST_AFTER:
+                self._lose()
+        if was != self.ready:
+            log.warning("engine at %s is %s", self.url, "ready again" if self.ready else "not ready")
+
+    def _lose(self) -> None:
+        """Ends the waiting for what will not come."""
+        now = asyncio.get_running_loop().time()
+        for scope in self._running:
+            scope.reschedule(now)
+        self._running.clear()
