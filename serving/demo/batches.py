@@ -132,15 +132,12 @@ class Batch:
 
 def single_row(chat: Chat, picture: Picture, rng: random.Random, room: int) -> Row:
     """One image and as many exchanges about it as fit."""
-    row, segment = Row(chat), 1
     rows, columns = (side // FACTOR for side in picture.pixels.shape[:2])
     if rng.random() < 0.06:
-        exchange = dialogues.draw_exchange(picture.chart, rng)
-        row.add([*chat.system(rng), *chat.user, *chat.ids(exchange.question)], segment)
-        row.image(rows, columns, segment)
-        row.add(chat.answering, segment)
-        row.add([*chat.ids(exchange.answer), chat.end], segment, learned=True)
-        return row
+        row = question_first_row(chat, picture, rng)
+        if len(row.ids) <= room:
+            return row
+    row, segment = Row(chat), 1
     row.add([*chat.system(rng), *chat.user], PREFIX)
     row.image(rows, columns)
     begin, tries = row.next, 0
@@ -152,6 +149,16 @@ def single_row(chat: Chat, picture: Picture, rng: random.Random, room: int) -> R
             continue
         row.exchange(exchange, segment, begin)
         segment += 1
+    return row
+
+
+def question_first_row(chat: Chat, picture: Picture, rng: random.Random) -> Row:
+    row, segment = Row(chat), 1
+    exchange = dialogues.draw_exchange(picture.chart, rng)
+    row.add([*chat.system(rng), *chat.user, *chat.ids(exchange.question)], segment)
+    row.image(*(side // FACTOR for side in picture.pixels.shape[:2]), segment)
+    row.add(chat.answering, segment)
+    row.add([*chat.ids(exchange.answer), chat.end], segment, learned=True)
     return row
 
 
