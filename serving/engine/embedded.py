@@ -9,6 +9,7 @@ from serving.engine import hardware
 from serving.engine.launch import Launcher
 from serving.engine.plan import LaunchError, LaunchPlan, plan
 from serving.engine.progress import Progress
+from serving.engine.tokens import Tokens
 from serving.engine.vllm import RETRY_AFTER, VLLM
 from serving.errors import EngineUnavailable
 from serving.generation import Chunk, Generation
@@ -32,6 +33,8 @@ class Embedded:
         self._on_progress = on_progress
         self._launcher: Launcher | None = None
         self._vllm: VLLM | None = None
+        self.folder: Path | None = None
+        """Where the model lies, None until it has been chosen, and for one on the hub."""
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         if self._vllm is None:
@@ -40,12 +43,18 @@ class Embedded:
             async for chunk in chunks:
                 yield chunk
 
+    async def tokenize(self, text: str) -> Tokens:
+        if self._vllm is None:
+            raise EngineUnavailable(retry_after=RETRY_AFTER)
+        return await self._vllm.tokenize(text)
+
     async def ready(self) -> bool:
         return self._vllm is not None and await self._vllm.ready()
 
     async def start(self) -> None:
         try:
             chosen = await asyncio.to_thread(self._plan)
+            self.folder = chosen.folder
             self._launcher = Launcher(chosen, log_dir=self._log_dir, on_progress=self._on_progress)
             await self._launcher.start()
             await self._launcher.wait_ready()

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from serving.engine import chat
+from serving.engine.tokens import Tokens, readable
 from serving.errors import (
     ContextTooLong,
     EngineUnavailable,
@@ -27,6 +28,7 @@ RETRY_AFTER = 5
 KEEP_ALIVE = 4
 """Seconds. vLLM closes idle connections after 5: reusing one at that moment would fail a request for nothing."""
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
+TOKENIZE_TIMEOUT = aiohttp.ClientTimeout(total=60)
 PLACEHOLDER_ENDS = 2
 """Vision start and end: the cloud counts them as tokens of the image, vLLM does not."""
 
@@ -75,6 +77,12 @@ class _Models(Struct):
     data: list[_Model]
 
 
+class _Tokens(Struct):
+    tokens: list[int]
+    token_strs: list[str]
+
+
+_tokens_decoder = msgspec.json.Decoder(_Tokens)
 _event_decoder = msgspec.json.Decoder(_Event)
 _models_decoder = msgspec.json.Decoder(_Models)
 
@@ -99,6 +107,17 @@ class VLLM:
             ):
                 async for chunk in chunks:
                     yield chunk
+
+    async def tokenize(self, text: str) -> Tokens:
+        with translated(self._url):
+            model = self._model or await self._find_model()
+            asked = {"model": model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
+            async with self._http.post(f"{self._url}/tokenize", json=asked, timeout=TOKENIZE_TIMEOUT) as response:
+                body = await response.read()
+            if response.status != 200:
+                raise _refusal(response.status, body)
+            answer = _tokens_decoder.decode(body)
+        return Tokens(answer.tokens, [readable(token) for token in answer.token_strs])
 
     async def ready(self) -> bool:
         try:
