@@ -13,9 +13,14 @@ from serving.access.keyring import Keyring
 from serving.access.keys import KeyStore
 from serving.compatible import routes as compatible
 from serving.dashscope import routes as dashscope
+from serving.dashscope import tasks
+from serving.dashscope.tasks import Tasks
 from serving.engine.base import Engine
 from serving.errors import EngineUnavailable, RouteNotFound
 from serving.exchange import Exchange
+from serving.jobs.queue import Queue
+from serving.jobs.run import Kind
+from serving.jobs.workers import Workers
 from serving.layers.admitted import Admitted
 from serving.layers.resolved import Resolved
 from serving.media.images import Limits
@@ -48,6 +53,13 @@ def create_app(
     is certain that it never will be."""
     records = database.at(settings.data)
     stack = layered(engine, settings)
+    keyring = Keyring(KeyStore(records))
+    queue = Queue(records)
+    chats = Tasks(queue, stack, keyring, settings)
+    kinds: dict[str, Kind] = {tasks.KIND: chats}
+    workers = Workers(
+        queue, kinds, folder=settings.data, concurrency=settings.background_concurrency, ready=stack.ready
+    )
 
     async def bring_up() -> None:
         try:
@@ -62,17 +74,19 @@ def create_app(
     async def lifespan(_: ASGIApp) -> AsyncGenerator[None, None]:
         await database.create_tables(records, settings.data)
         starting = asyncio.create_task(bring_up())
+        await workers.start()
         try:
             yield
         finally:
+            await workers.aclose()
             starting.cancel()
             await asyncio.wait([starting])
             await stack.aclose()
             await records.dispose()
 
-    keyring = Keyring(KeyStore(records))
     routes = [
-        *dashscope.routes(stack, keyring, settings),
+        *dashscope.routes(stack, keyring, settings, chats.submit if settings.async_tasks else None),
+        *tasks.routes(chats, keyring),
         *compatible.routes(stack, keyring, settings),
         *ops.routes(stack),
     ]

@@ -80,6 +80,13 @@ class Queue:
         async with self.transaction() as connection:
             return bool(await transitions.end(connection, mine, State.CANCELED, self.clock()))
 
+    async def waiting(self, kind: str, caller_id: str, limit: int) -> int:
+        """How many jobs of the caller's wait; no more than `limit` are counted."""
+        mine = (jobs.c.kind == kind, jobs.c.caller_id == caller_id, jobs.c.state == State.PENDING)
+        found = select(jobs.c.id).where(*mine).limit(limit).subquery()
+        async with self.reading() as connection:
+            return (await connection.execute(select(func.count()).select_from(found))).scalar_one()
+
     async def page(self, *where: ColumnElement[bool], offset: int, limit: int) -> tuple[int, list[Job]]:
         """How many jobs match, and a page of them, the latest first."""
         async with self.reading() as connection:

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from starlette.routing import Route
+
+from serving import logs
+from serving.access.grant import Scope
+from serving.access.keyring import Keyring
+from serving.dashscope import schema, tasklist, translate
+from serving.dashscope.messages import Form
+from serving.dashscope.rendering import Rendering
+from serving.dashscope.tasklist import wall_time
+from serving.dashscope.translate import Rules, Translated
+from serving.endpoint import Call, Endpoint
+from serving.engine.base import Engine
+from serving.errors import NATIVE, AccessDenied, NotPending, Overloaded, ServingError
+from serving.generation import Answer, Timeline
+from serving.jobs.job import Failure, Job, NewJob, State
+from serving.jobs.queue import Queue
+from serving.jobs.tables import jobs
+from serving.settings import Settings
+
+KIND = "task"
+SCOPES: tuple[Scope, ...] = ("tasks",)
+TIMEOUT_MS = 3 * 3600 * 1000
+"""The cloud gives up a task that has no result after three hours."""
+RETRY_AFTER = 8
+"""Seconds, the most that clients heed: a place among so many comes no sooner."""
+
+
+def routes(tasks: Tasks, keyring: Keyring) -> list[Route]:
+    """Each with and without a slash at its end: of the official client one half sends it, and follows no redirect."""
+    served = [
+        ("/api/v1/tasks", Endpoint(tasks.list, keyring, NATIVE, methods=("GET",), scopes=("tasks",))),
+        ("/api/v1/tasks/{id}", Endpoint(tasks.get, keyring, NATIVE, methods=("GET",), scopes=("tasks",))),
+        ("/api/v1/tasks/{id}/cancel", Endpoint(tasks.cancel, keyring, NATIVE, scopes=("tasks",))),
+    ]
+    return [Route(path + slash, endpoint) for path, endpoint in served for slash in ("", "/")]
+
+
+class Tasks:
+    """Chat calls that are answered later: accepted, run in the background, asked for by their id.
+
+    A key sees its own tasks only; those of others are as unknown as those that never were.
+    """
+
+    def __init__(self, queue: Queue, engine: Engine, keyring: Keyring, settings: Settings) -> None:
+        self._queue = queue
+        self._engine = engine
+        self._keyring = keyring
+        self._rules = Rules.of(settings)
+        self._output_text = settings.output_text
+        self._max_waiting = settings.max_waiting_tasks
+        self.keep_ms = round(settings.task_retention * 1000)
+
+    async def submit(self, call: Call, form: Form, body: bytes) -> bytes:
+        """Accepts a body that has been checked. It is on the disk before the client is told."""
+        if not call.caller.grant.scopes.issuperset(SCOPES):
+            raise AccessDenied("This API key lacks the scope tasks.")
+        waiting = await self._queue.waiting(KIND, call.caller.key_id, self._max_waiting)
+        if waiting >= self._max_waiting:
+            raise Overloaded(retry_after=RETRY_AFTER)
+        details = {"form": form, "request_id": call.exchange.request_id, "resolve_oss": wants_oss(call)}
+        deadline = self._queue.clock() + TIMEOUT_MS
+        job = NewJob(KIND, call.caller, body, call.model, details, deadline=deadline)
+        await self._queue.submit(job)
+        output = {"task_status": State.PENDING, "task_id": job.id}
+        return orjson.dumps({"output": output, "request_id": call.exchange.request_id})
+
+    async def run(self, job: Job) -> bytes:
+        """The answer, byte for byte as the call would have been given it that had waited, but for the request id."""
+        timeline, answer = Timeline(), Answer()
+        outcome = "cut_off"
+        try:
+            translated = await self._read(job, timeline)
+            question = replace(translated.generation, priority="background")
+            async with aclosing(self._engine.generate(question)) as chunks:
+                async for chunk in chunks:
+                    timeline.first_chunk = timeline.first_chunk or time.monotonic()
+                    answer.add(chunk)
+            outcome = "ok"
+        except ServingError as error:
+            outcome = error.code
+            raise
+        finally:
+            _log(job, timeline, answer, outcome)
+        return Rendering.of(translated, job.details["form"], output_text=self._output_text).whole(answer)
+
+    async def _read(self, job: Job, timeline: Timeline) -> Translated:
+        return translate.to_generation(
+            schema.parse(await self._queue.payload(job.id)),
+            job.details["form"],
+            self._rules,
+            request_id=job.id,
+            caller=await self._keyring.now(job.caller),
+            timeline=timeline,
+            resolve_oss=job.details["resolve_oss"],
+        )
+
+    def failure(self, error: ServingError) -> Failure:
+        return Failure.of(error)
+
+    async def group_ended(self, group: str) -> None:
+        """Tasks are in no group."""
+
+    async def get(self, call: Call) -> None:
+        task_id = call.exchange.path_params["id"]
+        job = await self._queue.get(task_id)
+        if job is None or not self._shown(job, call):
+            body: Mapping[str, Any] = {"output": {"task_id": task_id, "task_status": "UNKNOWN"}}
+        else:
+            body = state(job, await self._queue.result(job.id))
+        await call.exchange.answer(200, orjson.dumps({"request_id": call.exchange.request_id, **body}))
+
+    def _shown(self, job: Job, call: Call) -> bool:
+        mine = job.kind == KIND and job.caller.key_id == call.caller.key_id
+        return mine and (job.ended_at is None or job.ended_at > self._queue.clock() - self.keep_ms)
+
+    async def cancel(self, call: Call) -> None:
+        """Whatever the body is: clients send none, or one that says nothing."""
+        if not await self._queue.cancel(KIND, call.exchange.path_params["id"], call.caller.key_id):
+            raise NotPending
+        await call.exchange.answer(200, orjson.dumps({"request_id": call.exchange.request_id}))
+
+    async def list(self, call: Call) -> None:
+        now = self._queue.clock()
+        wanted = tasklist.read(call.exchange.query, now)
+        mine = [jobs.c.kind == KIND, jobs.c.caller_id == call.caller.key_id]
+        kept = jobs.c.ended_at.is_(None) | (jobs.c.ended_at > now - self.keep_ms)
+        total, found = await self._queue.page(*mine, kept, *wanted.where(), offset=wanted.offset, limit=wanted.size)
+        body = tasklist.page(wanted, total, found) | {"request_id": call.exchange.request_id}
+        await call.exchange.answer(200, orjson.dumps(body))
+
+
+def wants_oss(call: Call) -> bool:
+    return call.exchange.header("x-dashscope-ossresourceresolve").lower() == "enable"
+
+
+def state(job: Job, result: bytes) -> dict[str, Any]:
+    """What is told of a task; `result` is the body of the answer to one that succeeded."""
+    output: dict[str, Any] = {
+        "task_id": job.id,
+        "task_status": job.state,
+        "submit_time": wall_time(job.submitted_at),
+    }
+    for name, moment in (("scheduled_time", job.scheduled_at), ("end_time", job.ended_at)):
+        if moment is not None:
+            output[name] = wall_time(moment)
+    if not job.state.final:
+        output["task_metrics"] = {"TOTAL": 1, "SUCCEEDED": 0, "FAILED": 0}
+    if job.failure is not None:
+        output |= {"code": job.failure.code, "message": job.failure.message}
+    if job.state is not State.SUCCEEDED:
+        return {"output": output}
+    answer = orjson.loads(result)
+    return {"output": output | answer["output"], "usage": answer["usage"]}
+
+
+def _log(job: Job, times: Timeline, answer: Answer, outcome: str) -> None:
+    times.ended = time.monotonic()
+    logs.finished(
+        logs.RequestLine(
+            request_id=job.id,
+            key=job.caller.name,
+            model=job.model,
+            status=200,
+            outcome=outcome,
+            stream=False,
+            images=0,
+            input_tokens=answer.usage.input_tokens,
+            output_tokens=answer.usage.output_tokens,
+            queued_ms=logs.span_ms(times.received, times.admitted),
+            first_chunk_ms=logs.span_ms(times.received, times.first_chunk),
+            total_ms=logs.span_ms(times.received, times.ended),
+        )
+    )
