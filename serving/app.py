@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,6 +17,7 @@ from serving.dashscope import routes as dashscope
 from serving.dashscope import tasks
 from serving.dashscope.tasks import Tasks
 from serving.engine.base import Engine
+from serving.engine.embedded import Embedded
 from serving.errors import EngineUnavailable, RouteNotFound
 from serving.exchange import Exchange
 from serving.jobs.queue import Queue
@@ -23,14 +25,15 @@ from serving.jobs.run import Kind
 from serving.jobs.workers import Workers
 from serving.layers.admitted import Admitted
 from serving.layers.resolved import Resolved
-from serving.media.images import Limits
+from serving.media import assembly
+from serving.media.service import Media
 from serving.settings import Settings
 from serving.storage import database
 
 log = logging.getLogger(__name__)
 
 
-def layered(engine: Engine, settings: Settings) -> Engine:
+def layered(engine: Engine, settings: Settings, media: Media) -> Engine:
     """The layers around the engine; a request meets the last one named here first."""
     engine = Admitted(
         engine,
@@ -38,8 +41,7 @@ def layered(engine: Engine, settings: Settings) -> Engine:
         max_queued=settings.max_queued,
         queue_timeout=settings.queue_timeout,
     )
-    limits = Limits(settings.max_images, settings.max_image_bytes, settings.max_image_pixels, settings.decode_images)
-    return Resolved(engine, limits)
+    return Resolved(engine, media)
 
 
 def _log_failure(failure: EngineUnavailable) -> None:
@@ -52,7 +54,11 @@ def create_app(
     """The whole server. It answers at once, with 503 until the engine is ready; `on_engine_failure` is called when it
     is certain that it never will be."""
     records = database.at(settings.data)
-    stack = layered(engine, settings)
+
+    def model_folder() -> Path | None:
+        return engine.folder if isinstance(engine, Embedded) else None
+
+    stack = layered(engine, settings, assembly.media(settings, model_folder=model_folder))
     keyring = Keyring(KeyStore(records))
     queue = Queue(records)
     chats = Tasks(queue, stack, keyring, settings)

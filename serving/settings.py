@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from serving.media.addresses import Guard
+from serving.media.policy import processor_of
+
 PREFIX = "HOMESCOPE_"
 MODEL_NAMES = ("qwen3-vl-30b", "qwen3-vl-30b-a3b-instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct")
 
@@ -18,8 +21,23 @@ def _split(value: object) -> object:
     return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
 
+def _hosts(entries: tuple[str, ...]) -> tuple[str, ...]:
+    Guard.allowing(entries)
+    return entries
+
+
+def _processing(folder: Path) -> Path:
+    try:
+        processor_of(folder)
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    return folder
+
+
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Hosts = Annotated[Names, AfterValidator(_hosts)]
+Processing = Annotated[Folder, AfterValidator(_processing)]
 
 
 class Settings(BaseSettings):
@@ -66,9 +84,50 @@ class Settings(BaseSettings):
         description="the server's URL in links to itself; none: as the request has it",
     )
     max_images: int = Field(default=250, ge=0, description="images in one request")
-    max_image_bytes: int = Field(default=20_971_520, ge=1024, description="largest data URI of an image, in characters")
+    max_image_bytes: int = Field(
+        default=20_971_520,
+        ge=1024,
+        description="largest data URI, in characters, and largest image behind a URL, in bytes",
+    )
     max_image_pixels: int = Field(default=89_478_485, ge=100, description="largest image, width times height")
+    max_videos: int = Field(default=64, ge=0, description="videos in one request")
+    max_video_bytes: int = Field(default=2_147_483_648, ge=1024, description="largest video file behind a URL")
+    max_video_seconds: float = Field(default=1200, ge=2, description="longest video file, in seconds")
+    max_media_bytes: int = Field(
+        default=1_073_741_824, ge=67_108_864, description="bytes that the images of all running requests may hold"
+    )
     decode_images: bool = Field(default=False, description="decode each image to find damage; 10 ms of CPU a page")
+    decode_workers: int = Field(default=2, ge=1, description="processes that decode images and videos")
+    image_min_pixels: int = Field(default=65_536, ge=1024, description="least pixels at which an image is seen")
+    image_max_pixels: int = Field(default=2_621_440, ge=1024, description="most pixels at which an image is seen")
+    image_high_pixels: int = Field(
+        default=16_777_216, ge=1024, description="most pixels with vl_high_resolution_images, or asked for"
+    )
+    video_min_pixels: int = Field(default=65_536, ge=1024, description="least pixels at which a frame is seen")
+    video_max_pixels: int = Field(default=655_360, ge=1024, description="most pixels at which a frame is seen")
+    video_high_pixels: int = Field(default=786_432, ge=1024, description="most pixels of a frame that can be asked for")
+    video_total_pixels: int = Field(
+        default=67_108_864, ge=4096, description="most pixels of all frames of a video, of which two count as one"
+    )
+    video_fps: float = Field(default=2.0, ge=0.1, le=10, description="frames a second that are taken from a video file")
+    video_max_frames: int = Field(default=512, ge=4, description="most frames of a video")
+    engine_processor: Processing | None = Field(
+        default=None,
+        description="folder with the engine's preprocessor_config.json; default: the embedded model's, else Qwen3-VL's",
+    )
+    fetch: bool = Field(default=True, description="fetch images and videos that clients send as http(s) URLs")
+    fetch_allow: Hosts = Field(
+        default=(), description="hosts, addresses and networks (10.1.0.0/16) to fetch from though they are not public"
+    )
+    fetch_timeout: float = Field(
+        default=30, gt=0, description="seconds to fetch an image in; a video gets ten times it"
+    )
+    fetch_strict: bool = Field(
+        default=False, description="refuse sources without Content-Length or a fitting Content-Type, as the cloud does"
+    )
+    fetch_cache_bytes: int = Field(
+        default=67_108_864, ge=0, description="fetched images kept for as long as HTTP allows"
+    )
     async_tasks: bool = Field(default=False, description="accept asynchronous tasks, which the cloud refuses for chat")
     max_waiting_tasks: int = Field(
         default=10_000, ge=1, description="waiting tasks of one key; more are refused with 429"
@@ -80,6 +139,17 @@ class Settings(BaseSettings):
     output_text: bool = Field(default=True, description="non-streaming multimodal answers also carry output.text")
     strict_paths: bool = Field(
         default=False, description="answer the text-generation path with `url error`, as the cloud does"
+    )
+    auth: bool = Field(default=True, description="whether callers need an API key; false only on a loopback address")
+    limit_rpm: int | None = Field(default=None, ge=1, description="requests per minute of all keys together")
+    limit_tpm: int | None = Field(default=None, ge=1, description="tokens per minute of all keys together")
+    limit_ipm: int | None = Field(default=None, ge=1, description="images per minute of all keys together")
+    limit_concurrency: int | None = Field(default=None, ge=1, description="requests at a time of all keys together")
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis in which several servers count limits together; none: each for itself"
+    )
+    limits_without_redis: Literal["local", "refuse"] = Field(
+        default="local", description="while Redis is away: each server counts for itself, or answers 503"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

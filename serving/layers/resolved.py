@@ -1,42 +1,85 @@
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import chain
 
 from serving.engine.base import Engine
 from serving.errors import InvalidRequest
-from serving.generation import Chunk, Generation, Image, Message, Part
+from serving.generation import Chunk, Generation, Image, Part, Video
 from serving.layers.layer import Layer
-from serving.media import images
-from serving.media.images import Limits
+from serving.media.references import Errand
+from serving.media.service import Media
+
+AT_ONCE = 8
+"""Parts of one request that are worked on at a time: the next request shall not wait for all of this one's."""
 
 
 class Resolved(Layer):
-    """Turns every image reference into checked bytes, so that the engine never sees a URL or a file that is no image.
+    """Turns every reference to an image or a video into checked bytes, so that the engine never sees a URL, nor a file
+    that is neither. This is the only place that reads references."""
 
-    This is the only place that reads references: what fetches http(s) and oss:// URLs belongs here too.
-    """
-
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, media: Media) -> None:
         super().__init__(engine)
-        self._limits = limits
+        self._media = media
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
-        resolved = await self._resolve(generation) if generation.images else generation
-        async with aclosing(self._engine.generate(resolved)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        self._check_counts(generation)
+        async with self._media.budget.lease() as lease:
+            if generation.images or generation.videos:
+                generation = await self._resolve(generation, Errand.of(generation, lease))
+            async with aclosing(self._engine.generate(generation)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
-    async def _resolve(self, generation: Generation) -> Generation:
-        if len(generation.images) > self._limits.count:
-            raise InvalidRequest(
-                f"Exceeded limit on images per request : {self._limits.count}, got {len(generation.images)}"
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._media.aclose()
+
+    def _check_counts(self, generation: Generation) -> None:
+        limits = self._media.limits
+        for kind, given, most in (
+            ("images", len(generation.images), limits.count),
+            ("videos", len(generation.videos), limits.videos),
+        ):
+            if given > most:
+                raise InvalidRequest(f"Exceeded limit on {kind} per request : {most}, got {given}")
+
+    async def _resolve(self, generation: Generation, errand: Errand) -> Generation:
+        parts = list(chain.from_iterable(message.parts for message in generation.messages))
+        media = [part for part in parts if isinstance(part, Image | Video)]
+        found = iter(await _bounded([self._media.resolve(part, errand) for part in media]))
+        messages = tuple(
+            replace(
+                message,
+                parts=tuple(next(found) if isinstance(part, Image | Video) else part for part in message.parts),
             )
-        return replace(generation, messages=tuple([await self._message(each) for each in generation.messages]))
+            for message in generation.messages
+        )
+        return replace(generation, messages=messages)
 
-    async def _message(self, message: Message) -> Message:
-        return replace(message, parts=tuple([await self._part(part) for part in message.parts]))
 
-    async def _part(self, part: Part) -> Part:
-        return await images.resolve(part, self._limits) if isinstance(part, Image) else part
+async def _bounded(works: Sequence[Coroutine[None, None, Part]]) -> Sequence[Part]:
+    """The results in order. The first failure ends the rest."""
+    if len(works) == 1:
+        return [await works[0]]
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def placed(work: Coroutine[None, None, Part]) -> Part:
+        try:
+            async with places:
+                return await work
+        finally:
+            work.close()
+
+    tasks = [asyncio.create_task(placed(work)) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for work in works:
+            work.close()

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import asyncio
 import binascii
 import io
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import PIL.Image
 import pybase64
 
 from serving.errors import InvalidImage, InvalidRequest
-from serving.generation import Image, ImageContent
+from serving.generation import ImageContent
+from serving.media.addresses import BAD_URL
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MIN_SIDE = 10
@@ -23,16 +22,19 @@ MAX_STEPS = 50_000
 """Chunks of a PNG, or segments and fill bytes of a JPEG before its frame header. Real files have a few thousand; 15 MB
 of empty ones would hold the event loop for seconds."""
 
-BAD_URL = "The provided URL does not appear to be valid. Ensure it is correctly formatted."
 BAD_SIZE = "The image length and width do not meet the model restrictions."
 
-_decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
-"""Two, because a decoded image of the default limit takes 360 MB."""
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+TURNING = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type exif", b"tiff:Orientation")
+"""One of these stands in every file that says how it is to be turned."""
+ORIENTATION = 0x0112
+ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`count` images in a request, `uri_chars` characters of a data URI, `pixels` (width times height) of an image.
+    """`count` images and `videos` videos in a request, `uri_chars` characters of a data URI, `pixels` (width times
+    height) of an image or frame; a video lasts up to `seconds`.
 
     `decode` has every image decoded before it is let through.
     """
@@ -41,64 +43,68 @@ class Limits:
     uri_chars: int = 20_971_520
     pixels: int = 89_478_485
     decode: bool = False
-
-
-async def resolve(image: Image, limits: Limits) -> Image:
-    """The image with its content, and a reference that is a data URI with plain base64. Raises `InvalidRequest`."""
-    payload = _payload(image.reference, limits)
-    try:
-        data = pybase64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
-        payload = "".join(payload.split())
-        data = _decode_base64(payload)
-    if data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE)):
-        content = probe(data, limits)
-        await asyncio.sleep(0)  # between the images of a request other requests get their turn
-    else:
-        content = await asyncio.get_running_loop().run_in_executor(_decoders, probe, data, limits)
-    # vLLM 0.32 reads an image that breaks off as if it were blank where it ends, and answers about that. Decoding finds
-    # it out but takes ten times the CPU of the relay; the two common formats tell by their structure.
-    if limits.decode or not _is_whole(content):
-        await asyncio.get_running_loop().run_in_executor(_decoders, _decode, content)
-    header = f"data:image/{content.format.lower()};base64,"
-    same = image.reference.startswith(header) and len(image.reference) == len(header) + len(payload)
-    return replace(image, reference=image.reference if same else header + payload, content=content)
+    videos: int = 64
+    seconds: float = 1200
 
 
 def probe(data: bytes, limits: Limits) -> ImageContent:
-    """Format and size from the header alone; nothing is decompressed. Raises `InvalidImage`."""
+    """Format and size, as stored, from the header alone; nothing is decompressed. Raises `InvalidImage`."""
     if not data:
         raise InvalidImage(f"{InvalidImage.message} [the image has 0 bytes]")
     content = _probe_png(data) or _probe_jpeg(data) or _probe_other(data)
-    _check_size(content.width, content.height, limits)
+    check_size(content.width, content.height, limits)
     return content
 
 
-def _payload(reference: str, limits: Limits) -> str:
-    scheme = reference.partition(":")[0].lower()
-    if scheme in ("http", "https", "oss"):
-        raise InvalidRequest(
-            f"{BAD_URL} This server does not fetch {scheme}:// images yet; send the image as a data URI, "
-            "data:image/png;base64,..."
-        )
+def is_cheap(data: bytes) -> bool:
+    """Whether `probe` only walks over the bytes, and may do so in the event loop."""
+    return data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE))
+
+
+def is_heic(data: bytes) -> bool:
+    """Its size is written where only a library for it finds it."""
+    return data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS
+
+
+def may_be_turned(content: ImageContent) -> bool:
+    return any(mark in content.data for mark in TURNING)
+
+
+def upright(content: ImageContent) -> ImageContent:
+    """With width and height as the engine sees them, which turns an image as its EXIF data says."""
+    try:
+        with PIL.Image.open(io.BytesIO(content.data), formats=(content.format,)) as image:
+            turned = image.getexif().get(ORIENTATION) in ON_ITS_SIDE
+    except Exception:  # whatever Pillow raises about a damaged file: the engine does not turn it then
+        turned = False
+    return replace(content, width=content.height, height=content.width) if turned else content
+
+
+def payload_of(reference: str, limits: Limits) -> str:
+    """The base64 of a data URI. Raises `InvalidRequest`."""
     if len(reference) > limits.uri_chars:
         raise InvalidRequest(
             f"Exceeded limit on max bytes per data-uri item : {limits.uri_chars}, got {len(reference)}"
         )
     header, comma, payload = reference.partition(",")
-    if scheme != "data" or not comma or not header.lower().endswith(";base64"):
-        raise InvalidRequest(f"{BAD_URL} An image is a data URI: data:image/png;base64,...")
+    if not header.lower().startswith("data:") or not comma or not header.lower().endswith(";base64"):
+        raise InvalidRequest(f"{BAD_URL} An image or a video is given as https://..., or data:image/png;base64,...")
     return payload
 
 
-def _decode_base64(payload: str) -> bytes:
+def unpacked(payload: str) -> tuple[bytes, str]:
+    """The bytes, and their base64 without line breaks. Raises `InvalidRequest`."""
     try:
-        return pybase64.b64decode(payload, validate=True)
+        return pybase64.b64decode(payload, validate=True), payload
+    except (binascii.Error, ValueError):
+        payload = "".join(payload.split())
+    try:
+        return pybase64.b64decode(payload, validate=True), payload
     except (binascii.Error, ValueError):
         raise InvalidRequest(f"{BAD_URL} What follows `base64,` in the data URI is not base64.") from None
 
 
-def _check_size(width: int, height: int, limits: Limits) -> None:
+def check_size(width: int, height: int, limits: Limits) -> None:
     ratio = max(width, height) / max(1, min(width, height))
     if min(width, height) < MIN_SIDE:
         detail = f"height:{height} or width:{width} must be larger than {MIN_SIDE}"
@@ -115,7 +121,7 @@ def _probe_png(data: bytes) -> ImageContent | None:
     if not data.startswith(PNG_SIGNATURE):
         return None
     if len(data) < 24 or data[12:16] != b"IHDR":
-        raise _illegal("the PNG does not begin with its IHDR chunk")
+        raise illegal("the PNG does not begin with its IHDR chunk")
     width, height = struct.unpack_from(">II", data, 16)
     return ImageContent(data, "PNG", width, height)
 
@@ -134,7 +140,7 @@ def _probe_jpeg(data: bytes) -> ImageContent | None:
             return ImageContent(data, "JPEG", width, height)
         padding_or_bare = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8
         at += (1 if marker == 0xFF else 2) if padding_or_bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise _illegal("the JPEG ends before its frame header")
+    raise illegal("the JPEG ends before its frame header")
 
 
 def _probe_other(data: bytes) -> ImageContent:
@@ -144,17 +150,17 @@ def _probe_other(data: bytes) -> ImageContent:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise InvalidImage(f"{BAD_SIZE} [{error}]") from None
     except Exception:
-        raise _illegal(f"{len(data)} bytes that are none of {', '.join(FORMATS)}") from None
+        raise illegal(f"{len(data)} bytes that are none of {', '.join(FORMATS)}") from None
 
 
-def _is_whole(content: ImageContent) -> bool:
+def is_whole(content: ImageContent) -> bool:
     """Whether the file's structure proves that nothing is missing; False is "cannot tell". Raises `InvalidImage`."""
     if content.format == "PNG":
         _check_png(content.data)
         return True
     if content.format == "JPEG":
         if not content.data.rfind(b"\xff\xd9") > content.data.rfind(b"\xff\xda") > 0:
-            raise _illegal("the JPEG ends before its end-of-image marker")
+            raise illegal("the JPEG ends before its end-of-image marker")
         return True
     return False
 
@@ -171,20 +177,12 @@ def _check_png(data: bytes) -> None:
         if end + 4 > len(data):
             break
         if kind[:1].isupper() and zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise _illegal(f"the checksum of the PNG's {kind.decode('latin-1')} chunk is wrong")
+            raise illegal(f"the checksum of the PNG's {kind.decode('latin-1')} chunk is wrong")
         if kind == b"IEND":
             return
         at = end + 4
-    raise _illegal("the PNG ends before its IEND chunk")
+    raise illegal("the PNG ends before its IEND chunk")
 
 
-def _decode(content: ImageContent) -> None:
-    try:
-        with PIL.Image.open(io.BytesIO(content.data), formats=(content.format,)) as image:
-            image.load()
-    except Exception as error:  # see _probe_other
-        raise _illegal(f"the {content.format} does not decode: {error}") from None
-
-
-def _illegal(detail: str) -> InvalidImage:
+def illegal(detail: str) -> InvalidImage:
     return InvalidImage(f"{InvalidImage.message} [{detail}]")

@@ -95,9 +95,12 @@ class PixelPolicy:
         """
         return grid(size, _within(self.image_bounds(asked), processor.image), processor.factor)
 
+    def rate(self, fps: float | None) -> float:
+        """Frames a second."""
+        return self.fps if fps is None else min(MOST_FPS, max(LEAST_FPS, fps))
+
     def frame_count(self, seconds: float, fps: float | None, max_frames: int | None) -> int:
-        rate = self.fps if fps is None else min(MOST_FPS, max(LEAST_FPS, fps))
-        return frame_count(seconds, rate, min(self.max_frames, max_frames or self.max_frames))
+        return frame_count(seconds, self.rate(fps), min(self.max_frames, max_frames or self.max_frames))
 
     def frame_bounds(self, frames: int, asked: Pixels) -> Bounds:
         """The bounds of one of `frames` frames."""

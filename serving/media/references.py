@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pybase64
+
+from serving.errors import InvalidRequest
+from serving.generation import Caller, Generation, Image, Message, Part, Timeline, Video
+from serving.media.addresses import BAD_URL
+from serving.media.budget import Lease
+from serving.media.fetch import Fetcher
+from serving.media.images import Limits, payload_of, unpacked
+
+UPLOAD = "oss://"
+
+
+class Uploads(Protocol):
+    """Where clients have left files."""
+
+    async def read(self, reference: str, caller: Caller, limit: int, *, occurrence: tuple[int, int] = (0, 1)) -> bytes:
+        """The bytes behind an `oss://` reference, for who uploaded them. `occurrence` is (i, n) for reference number i
+        of n in one request that read the same. Raises `InvalidRequest`, also beyond `limit` bytes."""
+        ...
+
+
+@dataclass(slots=True)
+class Errand:
+    """What one request lets be read on its behalf, and the memory that it holds for it."""
+
+    caller: Caller
+    resolve_oss: bool
+    timeline: Timeline
+    lease: Lease
+    counts: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, generation: Generation, lease: Lease) -> Errand:
+        uploads = Counter(each for each in references(generation.messages) if each.startswith(UPLOAD))
+        return cls(generation.caller, generation.resolve_oss, generation.timeline, lease, uploads)
+
+    def occurrence(self, reference: str) -> tuple[int, int]:
+        index = self.seen[reference]
+        self.seen[reference] += 1
+        return index, self.counts[reference]
+
+
+def references(messages: Iterable[Message]) -> Iterable[str]:
+    """All references to media, in the order of the parts."""
+    return (reference for message in messages for part in message.parts for reference in _references(part))
+
+
+def _references(part: Part) -> tuple[str, ...]:
+    match part:
+        case Image(reference):
+            return (reference,)
+        case Video(str() as reference):
+            return (reference,)
+        case Video(frames):
+            return tuple(frames)
+        case _:
+            return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The bytes behind a reference, and a data URI's base64 of them where the reference has brought it along."""
+
+    data: bytes
+    payload: str | None = None
+
+
+class References:
+    """The bytes behind what clients send in the place of an image or a video: a data URI, a URL, or an upload."""
+
+    def __init__(self, fetcher: Fetcher, limits: Limits, *, video_bytes: int, uploads: Uploads | None = None) -> None:
+        self._fetcher = fetcher
+        self._limits = limits
+        self._video_bytes = video_bytes
+        self._uploads = uploads
+
+    async def image(self, reference: str, errand: Errand) -> Read:
+        """Raises `InvalidRequest`."""
+        if not _is_remote(reference):
+            return await self._unpacked(reference, errand)
+        occurrence = errand.occurrence(reference)
+        taken = await errand.lease.take(self._limits.uri_chars)
+        began = time.monotonic()
+        try:
+            if reference.startswith(UPLOAD):
+                data = await self._upload(reference, self._limits.uri_chars, errand, occurrence)
+            else:
+                data = await self._fetcher.image(reference)
+            _spend(errand, time.monotonic() - began)
+        except BaseException:
+            errand.lease.give(taken)
+            raise
+        # The bytes themselves, and their base64 twice: in the generation and in the body to the engine.
+        errand.lease.give(max(0, taken - len(data) * 4))
+        return Read(data)
+
+    async def video(self, reference: str, errand: Errand, file: Path) -> None:
+        """Writes the video to `file`. Raises `InvalidRequest`."""
+        occurrence = errand.occurrence(reference)
+        began = time.monotonic()
+        if _is_remote(reference) and not reference.startswith(UPLOAD):
+            await self._fetcher.video(reference, file)
+        else:
+            data = await self._small(reference, errand, occurrence)
+            await asyncio.to_thread(file.write_bytes, data)
+        _spend(errand, time.monotonic() - began)
+
+    async def _small(self, reference: str, errand: Errand, occurrence: tuple[int, int]) -> bytes:
+        if reference.startswith(UPLOAD):
+            return await self._upload(reference, self._video_bytes, errand, occurrence)
+        return (await self._unpacked(reference, errand)).data
+
+    async def _unpacked(self, reference: str, errand: Errand) -> Read:
+        payload = payload_of(reference, self._limits)
+        await errand.lease.take(len(reference) * 3)
+        return Read(*unpacked(payload))
+
+    async def _upload(self, reference: str, limit: int, errand: Errand, occurrence: tuple[int, int]) -> bytes:
+        if not errand.resolve_oss or self._uploads is None:
+            raise InvalidRequest(
+                f"{BAD_URL} [an oss:// URL is looked up with the header X-DashScope-OssResourceResolve: enable]"
+            )
+        return await self._uploads.read(reference, errand.caller, limit, occurrence=occurrence)
+
+
+def _is_remote(reference: str) -> bool:
+    return reference[:6].lower().startswith(("http:", "https:", UPLOAD))
+
+
+def _spend(errand: Errand, seconds: float) -> None:
+    errand.timeline.fetching = (errand.timeline.fetching or 0.0) + seconds
+
+
+def to_uri(data: bytes, form: str, payload: str | None = None) -> str:
+    return f"data:image/{form.lower()};base64,{payload or pybase64.b64encode(data).decode()}"
