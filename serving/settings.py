@@ -50,8 +50,13 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    engine_urls: Names = Field(default=(), description="a running vLLM to use; none starts the embedded engine")
+    engine_urls: Names = Field(
+        default=(), description="running vLLMs to share the work; none starts the embedded engine"
+    )
     engine_key: SecretStr | None = Field(default=None, description="API key that the engine asks for, if it does")
+    reuse_images: bool = Field(
+        default=False, description="send each image to an engine once; always so where there are several"
+    )
     model: str | None = Field(
         default=None, description="folder or hub name for the embedded engine; default: what fits"
     )
@@ -62,6 +67,9 @@ class Settings(BaseSettings):
     )
     max_thinking_tokens: int = Field(default=81_920, ge=1, description="largest thinking_budget accepted")
     max_in_flight: int = Field(default=256, ge=1, description="generations given to the engine at a time")
+    max_pixels_in_flight: int = Field(
+        default=536_870_912, ge=1024, description="pixels, as the model sees them, given to the engine at a time"
+    )
     max_queued: int = Field(
         default=512, ge=0, description="generations that wait for a place; more are refused with 429"
     )
@@ -70,6 +78,20 @@ class Settings(BaseSettings):
         default=300, gt=0, description="seconds that a request may take; then the answer is cut"
     )
     drain_timeout: int = Field(default=30, ge=0, description="seconds that running requests get to finish at a stop")
+    cache: str = Field(
+        default="memory",
+        pattern=r"^(off|memory|(redis|rediss|unix|memcached)://.+)$",
+        description="where answers are kept: off, memory, redis://host:port/0 or memcached://host:port",
+    )
+    cache_bytes: int = Field(default=134_217_728, ge=1024, description="bytes of answers kept in memory")
+    cache_seconds: int = Field(default=3600, ge=1, description="seconds for which an answer is kept")
+    cache_all: bool = Field(
+        default=False, description="keep answers without temperature 0 or a seed, too, though they would vary"
+    )
+    cache_shared: bool = Field(default=False, description="answer a key with what another key was answered")
+    cache_revision: str | None = Field(
+        default=None, description="change it with the model, where a cache outlives the server"
+    )
     max_body_bytes: int = Field(default=67_108_864, ge=1024, description="largest request body")
     objects: str | None = Field(
         default=None,
