@@ -10,8 +10,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, ops
-from serving.access.keyring import Keyring
-from serving.access.keys import KeyStore
+from serving.access import assembly as access
 from serving.compatible import routes as compatible
 from serving.dashscope import routes as dashscope
 from serving.dashscope import tasks
@@ -24,6 +23,8 @@ from serving.jobs.queue import Queue
 from serving.jobs.run import Kind
 from serving.jobs.workers import Workers
 from serving.layers.admitted import Admitted
+from serving.layers.limited import Limited
+from serving.layers.permitted import Inspected, Permitted
 from serving.layers.resolved import Resolved
 from serving.media import assembly
 from serving.media.service import Media
@@ -41,7 +42,9 @@ def layered(engine: Engine, settings: Settings, media: Media) -> Engine:
         max_queued=settings.max_queued,
         queue_timeout=settings.queue_timeout,
     )
-    return Resolved(engine, media)
+    engine = Resolved(Inspected(engine), media)
+    engine = Permitted(engine)
+    return Limited(engine, access.ledger_of(settings), access.quota_of(settings))
 
 
 def _log_failure(failure: EngineUnavailable) -> None:
@@ -59,7 +62,7 @@ def create_app(
         return engine.folder if isinstance(engine, Embedded) else None
 
     stack = layered(engine, settings, assembly.media(settings, model_folder=model_folder))
-    keyring = Keyring(KeyStore(records))
+    keyring = access.keyring_of(settings, records)
     queue = Queue(records)
     chats = Tasks(queue, stack, keyring, settings)
     kinds: dict[str, Kind] = {tasks.KIND: chats}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ipaddress
 import signal
 import socket
 import sys
@@ -29,9 +30,11 @@ def main() -> None:
 @click.option("--host", help="address to listen on")
 @click.option("--port", type=int, help="port to listen on; 0 takes a free one")
 @click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM; without one, one is started")
-def run(host: str | None, port: int | None, engine_urls: tuple[str, ...]) -> None:
+@click.option("--no-auth", is_flag=True, help="serve whoever asks, without API keys; on a loopback address only")
+def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_auth: bool) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    chosen = read_settings(host=host, port=port, engine_urls=engine_urls or None)
+    chosen = read_settings(host=host, port=port, engine_urls=engine_urls or None, auth=False if no_auth else None)
+    _check_auth(chosen)
     logs.set_up(chosen.log_format, chosen.log_level)
     if len(chosen.engine_urls) > 1:
         give_up("one engine is served per server; start one homescope-server for each --engine-url")
@@ -39,13 +42,31 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...]) -> Non
         if not url.startswith(("http://", "https://")):
             give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
     with _listen(chosen) as listener:
-        secret = make_first_key(chosen)
+        secret = make_first_key(chosen) if chosen.auth else None
         if secret:
             click.echo(f"API key, shown this once: {secret}")
         sys.exit(uvloop.run(_serve(chosen, listener)))
 
 
 main.add_command(keys)
+
+
+def _check_auth(chosen: Settings) -> None:
+    if chosen.auth:
+        return
+    if not _is_loopback(chosen.host):
+        give_up(
+            f"without API keys everybody who reaches {chosen.host} could use this server; take away --no-auth "
+            "(HOMESCOPE_AUTH=false), or listen on 127.0.0.1"
+        )
+    click.echo("homescope-server: WARNING: no API keys are asked for; any program here may do anything", err=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen(chosen: Settings) -> socket.socket:

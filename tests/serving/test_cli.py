@@ -58,7 +58,8 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert secret.startswith("sk-")
     assert len(secret) > 40
     listed = homescope(tmp_path, "keys", "list").stdout
-    assert "active  reports" in listed
+    assert listed.splitlines()[0].split() == ["ID", "PREFIX", "CREATED", "EXPIRES", "STATE", "NAME", "MAY"]
+    assert "active  reports  everything but admin" in listed
     assert secret[:11] in listed
     assert secret not in listed
     assert "(reports)" in homescope(tmp_path, "keys", "revoke", secret[:11]).stdout
