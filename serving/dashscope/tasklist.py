@@ -27,6 +27,21 @@ def wall_time(moment: int) -> str:
     return datetime.fromtimestamp(moment / 1e3, BEIJING).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
+def output(job: Job) -> dict[str, Any]:
+    """A task as it is told of, but for its answer."""
+    written: dict[str, Any] = {
+        "task_id": job.id,
+        "task_status": job.state,
+        "submit_time": wall_time(job.submitted_at),
+    }
+    for name, moment in (("scheduled_time", job.scheduled_at), ("end_time", job.ended_at)):
+        if moment is not None:
+            written[name] = wall_time(moment)
+    if job.failure is not None:
+        written |= {"code": job.failure.code, "message": job.failure.message}
+    return written
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A page of the tasks submitted from `since` to `until`, in epoch ms, that match; what is empty matches all."""
@@ -112,12 +127,12 @@ def _number(query: Mapping[str, str], name: str, default: int, limit: int) -> in
 
 
 def page(wanted: Wanted, total: int, found: Sequence[Job]) -> dict[str, Any]:
-    """Under both names that clients read the tasks by."""
-    entries = [_entry(job) for job in found]
+    """In `data` as the cloud has them; in `tasks` as the second generation of its Python client reads them, which takes
+    no numbers for times."""
     return {
         "total": total,
-        "data": entries,
-        "tasks": entries,
+        "data": [_entry(job) for job in found],
+        "tasks": [output(job) | {"model_name": job.model} for job in found],
         "total_page": -(-total // wanted.size),
         "page_no": wanted.page,
         "page_size": wanted.size,

@@ -15,7 +15,6 @@ from serving.access.keyring import Keyring
 from serving.dashscope import schema, tasklist, translate
 from serving.dashscope.messages import Form
 from serving.dashscope.rendering import Rendering
-from serving.dashscope.tasklist import wall_time
 from serving.dashscope.translate import Rules, Translated
 from serving.endpoint import Call, Endpoint
 from serving.engine.base import Engine
@@ -144,18 +143,9 @@ def wants_oss(call: Call) -> bool:
 
 def state(job: Job, result: bytes) -> dict[str, Any]:
     """What is told of a task; `result` is the body of the answer to one that succeeded."""
-    output: dict[str, Any] = {
-        "task_id": job.id,
-        "task_status": job.state,
-        "submit_time": wall_time(job.submitted_at),
-    }
-    for name, moment in (("scheduled_time", job.scheduled_at), ("end_time", job.ended_at)):
-        if moment is not None:
-            output[name] = wall_time(moment)
+    output = tasklist.output(job)
     if not job.state.final:
         output["task_metrics"] = {"TOTAL": 1, "SUCCEEDED": 0, "FAILED": 0}
-    if job.failure is not None:
-        output |= {"code": job.failure.code, "message": job.failure.message}
     if job.state is not State.SUCCEEDED:
         return {"output": output}
     answer = orjson.loads(result)

@@ -9,9 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.routing import Router
 
+from serving.access.keyring import Keyring
 from serving.access.keys import KeyStore
+from serving.dashscope.tasks import KIND, Tasks, routes
 from serving.errors import InvalidImage
+from serving.jobs.job import NewJob
+from serving.jobs.leases import Leases
+from serving.jobs.queue import Queue
 from serving.settings import Settings
 from serving.storage import database
 from tests.fakes import FakeEngine
@@ -50,7 +56,7 @@ async def state(client: httpx.AsyncClient, task_id: str) -> dict[str, Any]:
 
 async def ended(client: httpx.AsyncClient, task_id: str) -> dict[str, Any]:
     async with asyncio.timeout(10):
-        while (body := await state(client, task_id))["output"]["task_status"] in ("PENDING", "RUNNING"):
+        while (body := await state(client, task_id))["output"]["task_status"] in ("PENDING", "RUNNING"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return body
 
@@ -232,7 +238,10 @@ async def test_the_list(client: httpx.AsyncClient, engine: FakeEngine, path: str
         await ended(client, task_id)
     response = await client.get(path)
     told = response.json()
-    assert told["tasks"] == told["data"]
+    assert [(task["task_id"], task["task_status"]) for task in told["tasks"]] == [
+        (task["task_id"], task["status"]) for task in told["data"]
+    ]
+    assert all(WALL_TIME.fullmatch(task["end_time"]) for task in told["tasks"])
     envelope = {name: told[name] for name in ("total", "total_page", "page_no", "page_size", "request_id")}
     assert envelope == {
         "total": 2,
@@ -298,3 +307,37 @@ async def test_a_query_that_makes_no_sense_is_refused(
     response = await client.get(TASKS, params=query)
     assert (response.status_code, response.json()["code"]) == (400, "InvalidParameter")
     assert told in response.json()["message"]
+
+
+async def test_an_ended_task_is_kept_for_a_day(settings: Settings, engine: FakeEngine, key: str) -> None:
+    records, now = database.at(settings.data), [1_000_000_000_000]
+    queue = Queue(records, lambda: now[0])
+    keyring = Keyring(KeyStore(records))
+    tasks = Tasks(queue, engine, keyring, settings)
+    leases = Leases(queue, "one", {KIND: tasks.failure})
+    caller = await keyring.caller(f"Bearer {key}")
+    details = {"form": "text", "request_id": "r", "resolve_oss": False}
+    await queue.submit(job := NewJob(KIND, caller, b"{}", details=details))
+    (running,) = await leases.take(1)
+    await leases.succeed(running, b'{"output":{},"usage":{}}')
+    transport = httpx.ASGITransport(Router(routes(tasks, keyring)))
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+        for passed, expected in ((24 * 3_600_000 - 1, "SUCCEEDED"), (1, "UNKNOWN")):
+            now[0] += passed
+            assert (await state(client, job.id))["output"]["task_status"] == expected
+        assert (await client.get(TASKS)).json()["total"] == 0
+    await records.dispose()
+
+
+async def test_many_images_and_a_video_become_a_task(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """What tasks are for: more than one waits for on an open connection."""
+    frames = [data_uri(picture(size=(64, 64))) for _ in range(8)]
+    pictures = [{"image": data_uri(picture(size=(64 + number, 48)))} for number in range(40)]
+    body = chat(user(*pictures, {"video": frames, "fps": 2}, "说说看"))
+    task = await ended(client, await accepted(client, body))
+    assert task["output"]["task_status"] == "SUCCEEDED", task
+    asked = engine.history[0]
+    assert (len(asked.images), len(asked.videos)) == (40, 1)
+    assert asked.videos[0].content is not None
+    assert len(asked.videos[0].content.frames) == 8
