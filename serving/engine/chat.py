@@ -1,12 +1,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from typing import Any
 
 import orjson
+import pybase64
 
-from serving.errors import InvalidRequest
-from serving.generation import Generation, Image, Message, Part, ResponseFormat, Text, Video
+from serving.errors import GenerationFailed, InvalidRequest
+from serving.generation import (
+    Generation,
+    Image,
+    Message,
+    Part,
+    ResponseFormat,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    Tools,
+    Video,
+)
 
 CONTROL_TOKEN = re.compile(r"<(?=\|[a-z_]+\|>)")
 """The opening of `<|im_end|>`, `<|image_pad|>` and their like. vLLM's tokenizer makes control tokens of them wherever
@@ -14,34 +28,63 @@ they stand: a user could close the turn or, with image placeholders that match n
 
 WORD_JOINER = "\u2060"
 STREAM_INTERVAL = 32
-"""Tokens in a chunk of an answer that nobody reads as it comes. A chunk costs vLLM as much CPU as some tokens of a small
-model do, and the gateway 25 us; an answer that a deadline cuts off lacks fewer than so many tokens."""
+"""Tokens in a chunk of an answer that nobody reads as it comes. A chunk costs vLLM as much CPU as some tokens of a
+small model do, and the gateway 25 us; an answer that a deadline cuts off lacks fewer than so many tokens."""
+MAX_THOUGHT = 81_920
+"""Tokens that a model of the family thinks at most."""
+BACKGROUND = 10
+"""vLLM's priority of what nobody waits for; 0 is that of everything else, lower comes first."""
 MAX_STOPS = 4
 """Stop strings that vLLM takes with one request."""
 
 
-def body(generation: Generation, model: str, *, limit_tokens: bool = True) -> bytes:
+def body(generation: Generation, model: str, *, without: Set[str] = frozenset()) -> bytes:
     """A `/v1/chat/completions` request that streams; `model` is the engine's name for it.
 
-    `limit_tokens=False` leaves `max_tokens` out, so that the answer may fill what the prompt leaves of the context.
+    Names in `without` are left out: without "max_tokens" the answer may fill what the prompt leaves of the context.
     """
+    try:
+        request = _request(generation, model)
+        return orjson.dumps({name: value for name, value in request.items() if name not in without})
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"A JSON schema of the request cannot be used: {error}.") from None
+
+
+def _request(generation: Generation, model: str) -> dict[str, Any]:
     request: dict[str, Any] = {
         "model": model,
         "messages": [_message(message) for message in generation.messages],
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        **_sampling(generation, limit_tokens),
+        **_sampling(generation),
+        **_thinking(generation.thinking),
+        **_tools(generation.tools),
     }
     if generation.response_format is not None:
         request["response_format"] = _response_format(generation.response_format)
-    if not generation.streamed:
+    if not generation.streamed and not _counts_answer(generation):
         request["stream_interval"] = STREAM_INTERVAL
+    if generation.videos:
+        request["media_io_kwargs"] = {"video": _video_options(generation.videos)}
+    if generation.priority == "background":
+        request["priority"] = BACKGROUND
     if generation.messages[-1].partial:
         request |= {"continue_final_message": True, "add_generation_prompt": False}
-    try:
-        return orjson.dumps(request)
-    except orjson.JSONEncodeError as error:
-        raise InvalidRequest(f"The JSON schema in response_format cannot be used: {error}.") from None
+    return request
+
+
+def max_tokens(generation: Generation) -> int | None:
+    """What vLLM's `max_tokens` has to be, which counts the reasoning too."""
+    answer = generation.sampling.max_tokens
+    if answer is not None and _counts_answer(generation):
+        answer += generation.thinking.budget or MAX_THOUGHT
+    limits = (answer, generation.sampling.max_completion_tokens)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _counts_answer(generation: Generation) -> bool:
+    """Whether tokens of the answer are to be told from those of the reasoning, one by one."""
+    return bool(generation.thinking.enabled) and generation.sampling.max_tokens is not None
 
 
 def neutral(text: str) -> str:
@@ -50,21 +93,52 @@ def neutral(text: str) -> str:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    match message.parts:
+    sent: dict[str, Any] = {"role": message.role, "content": _content(message.parts)}
+    if message.tool_calls:
+        sent["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.role == "tool":
+        sent["tool_call_id"] = message.tool_call_id or ""
+    if message.reasoning:
+        sent["reasoning"] = neutral(message.reasoning)
+    return sent
+
+
+def _content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
+    match parts:
         case ():
-            return {"role": message.role, "content": ""}
+            return ""
         case (Text(text),):
-            return {"role": message.role, "content": neutral(text)}
-        case parts:
-            return {"role": message.role, "content": [_part(part) for part in parts]}
+            return neutral(text)
+    return [_part(part) for part in parts]
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": neutral(call.name), "arguments": neutral(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Image):
         return _image(part)
     if isinstance(part, Video):
-        raise InvalidRequest("The video modality is not supported by this server; send text and images.")
+        return {"type": "video_url", "video_url": {"url": _frames(part)}}
     return {"type": "text", "text": neutral(part.text)}
+
+
+def _frames(video: Video) -> str:
+    """The form in which vLLM takes frames that have been sampled: their base64, joined by commas."""
+    if video.content is None:
+        raise GenerationFailed
+    return "data:video/jpeg;base64," + ",".join(
+        pybase64.b64encode_as_string(frame.data) for frame in video.content.frames
+    )
+
+
+def _video_options(videos: tuple[Video, ...]) -> dict[str, Any]:
+    """Without a bound of its own vLLM keeps 32 frames. The rate is what it computes the time of each frame from; it
+    takes one for all the videos of a request."""
+    rates = [video.content.fps for video in videos if video.content is not None]
+    return {"num_frames": -1, "fps": rates[0] if rates else 1.0}
 
 
 def _image(image: Image) -> dict[str, Any]:
@@ -73,7 +147,7 @@ def _image(image: Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": content, **named}
 
 
-def _sampling(generation: Generation, limit_tokens: bool) -> dict[str, Any]:
+def _sampling(generation: Generation) -> dict[str, Any]:
     sampling = generation.sampling
     if len(sampling.stop) > MAX_STOPS:
         raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given, got {len(sampling.stop)}.")
@@ -84,12 +158,44 @@ def _sampling(generation: Generation, limit_tokens: bool) -> dict[str, Any]:
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        "max_tokens": sampling.max_tokens if limit_tokens else None,
+        "max_tokens": max_tokens(generation),
         "seed": sampling.seed,
         "stop": list(sampling.stop) or None,
         "stop_token_ids": list(sampling.stop_token_ids) or None,
+        "n": sampling.n if sampling.n > 1 else None,
+        "logprobs": None if sampling.logprobs is None else True,
+        "top_logprobs": sampling.logprobs or None,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _thinking(thinking: Thinking) -> dict[str, Any]:
+    """The switch is the chat template's; templates that have none do not see it."""
+    switch = {} if thinking.enabled is None else {"chat_template_kwargs": {"enable_thinking": thinking.enabled}}
+    return switch if thinking.budget is None else {**switch, "thinking_token_budget": thinking.budget}
+
+
+def _tools(tools: Tools | None) -> dict[str, Any]:
+    if tools is None:
+        return {}
+    offered = [{"type": "function", "function": _function(tool)} for tool in tools.offered]
+    choice = tools.choice
+    named = choice not in ("auto", "none", "required")
+    return {
+        "tools": _neutral_json(offered),
+        "tool_choice": {"type": "function", "function": {"name": neutral(choice)}} if named else choice,
+        "parallel_tool_calls": tools.parallel,
+    }
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    given = {"name": tool.name, "description": tool.description or None, "parameters": tool.parameters}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _neutral_json(value: object) -> orjson.Fragment:
+    """The template writes tools into the prompt as they are: control tokens in them are broken up in every string."""
+    return orjson.Fragment(neutral(orjson.dumps(value).decode()))
 
 
 def _response_format(wanted: ResponseFormat) -> dict[str, Any]:

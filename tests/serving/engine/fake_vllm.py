@@ -12,9 +12,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 
-def event(text: str | None = None, finish: str | None = None, **usage: Any) -> bytes:
-    """A chunk as vLLM 0.32 writes it with continuous usage."""
-    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": finish}
+def event(
+    text: str | None = None,
+    finish: str | None = None,
+    *,
+    index: int = 0,
+    delta: dict[str, Any] | None = None,
+    logprobs: dict[str, Any] | None = None,
+    **usage: Any,
+) -> bytes:
+    """A chunk as vLLM 0.32 writes it with continuous usage, which counts the tokens of that answer alone."""
+    choice = {"index": index, "delta": delta or {"content": text}, "logprobs": logprobs, "finish_reason": finish}
     return data({"object": "chat.completion.chunk", "model": "m", "choices": [choice], "usage": counted(**usage)})
 
 
@@ -22,9 +30,13 @@ def final(**usage: Any) -> bytes:
     return data({"object": "chat.completion.chunk", "model": "m", "choices": [], "usage": counted(**usage)})
 
 
-def counted(prompt: int = 80, completion: int = 1, image: int | None = None) -> dict[str, Any]:
+def counted(
+    prompt: int = 80, completion: int = 1, image: int | None = None, reasoning: int | None = None
+) -> dict[str, Any]:
     details = None if image is None else {"cached_tokens": None, "multimodal_tokens": {"image": image}}
+    thoughts = {} if reasoning is None else {"completion_tokens_details": {"reasoning_tokens": reasoning}}
     return {
+        **thoughts,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,

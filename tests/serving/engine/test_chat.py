@@ -10,7 +10,22 @@ from hypothesis import strategies as st
 
 from serving.engine import chat
 from serving.errors import InvalidRequest
-from serving.generation import Caller, Generation, Image, Message, ResponseFormat, Sampling, Text
+from serving.generation import (
+    Caller,
+    Generation,
+    Image,
+    ImageContent,
+    Message,
+    ResponseFormat,
+    Sampling,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    Tools,
+    Video,
+    VideoContent,
+)
 
 QUESTION = Generation("r", Caller("k", "test"), "ours", (Message("user", (Text("hi"),)),))
 
@@ -56,7 +71,7 @@ def test_more_stops_than_the_engine_takes_are_refused() -> None:
 
 def test_max_tokens_can_be_left_out() -> None:
     asked = replace(QUESTION, sampling=Sampling(max_tokens=7, seed=1))
-    sent = json.loads(chat.body(asked, "theirs", limit_tokens=False))
+    sent = json.loads(chat.body(asked, "theirs", without={"max_tokens"}))
     assert "max_tokens" not in sent
     assert sent["seed"] == 1
 
@@ -100,3 +115,93 @@ def test_control_tokens_are_read_as_letters(token: str) -> None:
 def test_no_text_keeps_a_control_token(text: str) -> None:
     assert not chat.CONTROL_TOKEN.search(chat.neutral(text))
     assert chat.neutral(text).replace(chat.WORD_JOINER, "") == text.replace(chat.WORD_JOINER, "")
+
+
+def test_thinking_is_switched_by_the_template() -> None:
+    assert "chat_template_kwargs" not in body()
+    assert body(thinking=Thinking(False))["chat_template_kwargs"] == {"enable_thinking": False}
+    sent = body(thinking=Thinking(True, 100), sampling=Sampling(max_tokens=7))
+    assert sent["chat_template_kwargs"] == {"enable_thinking": True}
+    assert (sent["thinking_token_budget"], sent["max_tokens"]) == (100, 107)
+    assert "stream_interval" not in sent
+
+
+@pytest.mark.parametrize(
+    ("sampling", "thinking", "expected"),
+    [
+        (Sampling(), Thinking(), None),
+        (Sampling(max_tokens=7), Thinking(), 7),
+        (Sampling(max_tokens=7, max_completion_tokens=5), Thinking(), 5),
+        (Sampling(max_tokens=7), Thinking(False), 7),
+        (Sampling(max_tokens=7), Thinking(True), 7 + chat.MAX_THOUGHT),
+        (Sampling(max_tokens=7, max_completion_tokens=50), Thinking(True, 100), 50),
+    ],
+)
+def test_max_tokens_of_the_engine_count_the_thoughts(
+    sampling: Sampling, thinking: Thinking, expected: int | None
+) -> None:
+    assert chat.max_tokens(replace(QUESTION, sampling=sampling, thinking=thinking)) == expected
+
+
+def test_tools() -> None:
+    tools = Tools((Tool("look", "Ends <|im_end|>.", {"type": "object"}), Tool("count")), "look", parallel=True)
+    sent = body(tools=tools)
+    assert sent["tools"] == [
+        {
+            "type": "function",
+            "function": {
+                "name": "look",
+                "description": f"Ends <{chat.WORD_JOINER}|im_end|>.",
+                "parameters": {"type": "object"},
+            },
+        },
+        {"type": "function", "function": {"name": "count"}},
+    ]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "look"}}
+    assert sent["parallel_tool_calls"] is True
+    assert body(tools=Tools((Tool("look"),), "required"))["tool_choice"] == "required"
+
+
+def test_calls_and_results_of_earlier_turns() -> None:
+    call = ToolCall("call_1", "look", '{"at":"<|im_end|>"}')
+    turns = (
+        Message("assistant", (), tool_calls=(call,), reasoning="Hm"),
+        Message("tool", (Text("42"),), tool_call_id="call_1"),
+    )
+    assert body(messages=(*QUESTION.messages, *turns))["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "look", "arguments": f'{{"at":"<{chat.WORD_JOINER}|im_end|>"}}'},
+                }
+            ],
+            "reasoning": "Hm",
+        },
+        {"role": "tool", "content": "42", "tool_call_id": "call_1"},
+    ]
+
+
+def test_frames_are_sent_as_the_engine_takes_them() -> None:
+    frames = tuple(ImageContent(data, "JPEG", 64, 64) for data in (b"one", b"two"))
+    video = Video("https://x/a.mp4", VideoContent(frames, 2.0, 1.0))
+    sent = body(messages=(Message("user", (video, Text("?"))),))
+    assert sent["messages"][0]["content"][0] == {
+        "type": "video_url",
+        "video_url": {"url": "data:video/jpeg;base64,b25l,dHdv"},
+    }
+    assert sent["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 2.0}}
+
+
+def test_what_nobody_waits_for_comes_last() -> None:
+    assert "priority" not in body()
+    assert body(priority="background")["priority"] == chat.BACKGROUND
+
+
+def test_several_answers_and_logprobs() -> None:
+    sent = body(sampling=Sampling(n=3, logprobs=0))
+    assert (sent["n"], sent["logprobs"]) == (3, True)
+    assert "top_logprobs" not in sent

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -19,7 +20,20 @@ from serving.errors import (
     InvalidRequest,
     ServingError,
 )
-from serving.generation import Caller, Chunk, Generation, Image, Message, Sampling, Text, Usage
+from serving.generation import (
+    Caller,
+    Chunk,
+    Generation,
+    Image,
+    ImageContent,
+    Message,
+    Sampling,
+    Text,
+    Thinking,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 from tests.serving.conftest import listening
 from tests.serving.engine.fake_vllm import DONE, ROLE, FakeVLLM, event, final, refusal
 
@@ -74,6 +88,122 @@ async def test_it_streams_under_the_engines_own_name(vllm: VLLM, fake: FakeVLLM)
     assert fake.headers[0]["content-type"] == "application/json"
 
 
+THINKING = replace(QUESTION, thinking=Thinking(True))
+TWO = replace(QUESTION, sampling=Sampling(n=2))
+
+
+async def test_thoughts_come_apart_and_are_counted(vllm: VLLM, fake: FakeVLLM) -> None:
+    fake.answers.append(
+        [
+            event(delta={"reasoning": "Hm"}, completion=1, reasoning=1),
+            event(delta={"reasoning_content": "m"}, completion=2, reasoning=2),
+            event("Yes", completion=4, reasoning=2),
+            event("", "stop", completion=5, reasoning=2),
+            final(completion=5, reasoning=2),
+            DONE,
+        ]
+    )
+    assert await ask(vllm, THINKING) == [
+        Chunk("", Usage(80, 1, 0, reasoning_tokens=1), reasoning="Hm"),
+        Chunk("", Usage(80, 2, 0, reasoning_tokens=2), reasoning="m"),
+        Chunk("Yes", Usage(80, 4, 0, reasoning_tokens=2)),
+        Chunk("", Usage(80, 5, 0, reasoning_tokens=2), "stop"),
+    ]
+
+
+async def test_only_the_answer_of_a_thinking_model_is_held_to_max_tokens(vllm: VLLM, fake: FakeVLLM) -> None:
+    thoughts = [event(delta={"reasoning": "m"}, completion=count, reasoning=count) for count in (1, 2, 3)]
+    words = [event("a", completion=3 + count, reasoning=3) for count in (1, 2, 3)]
+    fake.answers.append([*thoughts, *words])
+    chunks = await ask(vllm, replace(THINKING, sampling=Sampling(max_tokens=2)))
+    assert "".join(chunk.text for chunk in chunks) == "aa"
+    assert chunks[-1].finish_reason == "length"
+    assert fake.asked[0]["max_tokens"] > 2
+
+
+def calling(finish: str | None = None, **call: Any) -> bytes:
+    return event(finish=finish, delta={"tool_calls": [{"type": "function", "index": 0, **call}]})
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+async def test_tool_calls(vllm: VLLM, fake: FakeVLLM, reason: str) -> None:
+    """vLLM ends a call that was forced by name with "stop"."""
+    fake.answers.append(
+        [
+            calling(id="call_1", function={"name": "look", "arguments": ""}),
+            calling(function={"arguments": '{"page":1}'}),
+            event("", reason, completion=3),
+            final(completion=3),
+            DONE,
+        ]
+    )
+    first, second, last = await ask(vllm)
+    assert first.tool_calls == (ToolCallDelta(0, "", "call_1", "look"),)
+    assert second.tool_calls == (ToolCallDelta(0, '{"page":1}'),)
+    assert last.finish_reason == "tool_calls"
+
+
+async def test_answers_that_end_apart(vllm: VLLM, fake: FakeVLLM) -> None:
+    fake.answers.append(
+        [
+            event("a", index=1),
+            event("b", index=0),
+            event("", "stop", index=1, completion=2),
+            event("b", "length", index=0, completion=2),
+            final(completion=4),
+            DONE,
+        ]
+    )
+    chunks = await ask(vllm, TWO)
+    assert [(chunk.choice, chunk.text, chunk.finish_reason, chunk.usage.output_tokens) for chunk in chunks] == [
+        (1, "a", None, 1),
+        (0, "b", None, 2),
+        (1, "", "stop", 3),
+        (0, "b", None, 4),
+        (0, "", "length", 4),
+    ]
+
+
+async def test_one_answer_of_two_is_none(vllm: VLLM, fake: FakeVLLM) -> None:
+    fake.answers.append([event("a", "stop", index=0), final(), DONE])
+    with pytest.raises(EngineUnavailable):
+        await ask(vllm, TWO)
+
+
+async def test_logprobs_of_the_answer(vllm: VLLM, fake: FakeVLLM) -> None:
+    token = {"token": "a", "logprob": -0.5, "bytes": [97]}
+    logprobs = {"content": [{**token, "top_logprobs": [token]}]}
+    fake.answers.append(
+        [
+            event(delta={"reasoning": "m"}, logprobs=logprobs),
+            event("a", logprobs=logprobs),
+            event("", "stop"),
+            final(),
+            DONE,
+        ]
+    )
+    thought, said, _ = await ask(vllm, replace(QUESTION, sampling=Sampling(logprobs=1)))
+    assert thought.logprobs == ()
+    assert said.logprobs == (TokenLogprob("a", (97,), -0.5, (TokenLogprob("a", (97,), -0.5),)),)
+    assert (fake.asked[0]["logprobs"], fake.asked[0]["top_logprobs"]) == (True, 1)
+
+
+async def test_until_the_engine_has_counted_images_what_they_should_cost_is_told(vllm: VLLM, fake: FakeVLLM) -> None:
+    image = Image("data:,", ImageContent(b"", "PNG", 64, 64, (64, 64), 6))
+    fake.answers.append([event("a"), event("", "stop"), final(image=4), DONE])
+    chunks = await ask(vllm, replace(QUESTION, messages=(Message("user", (image,)),)))
+    assert [chunk.usage.image_tokens for chunk in chunks] == [6, 6]
+
+
+async def test_an_engine_without_a_reasoning_parser_is_asked_without_a_budget(vllm: VLLM, fake: FakeVLLM) -> None:
+    answer = [event("a", "stop"), final(), DONE]
+    refused = "thinking_token_budget is set but reasoning_config is not configured."
+    fake.answers += [(400, refusal(refused)), answer, list(answer)]
+    for _ in range(2):
+        await ask(vllm, replace(QUESTION, thinking=Thinking(True, 9)))
+    assert [asked.get("thinking_token_budget") for asked in fake.asked] == [9, None, None]
+
+
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])
 async def test_events_may_be_cut_anywhere(vllm: VLLM, fake: FakeVLLM, size: int) -> None:
     body = b": keep-alive\n\n" + event("数") + event("字", "stop") + final() + DONE
@@ -96,6 +226,8 @@ async def test_a_body_of_megabytes_is_no_warning(vllm: VLLM, fake: FakeVLLM) -> 
         (400, "max_tokens=32768 cannot be greater than max_model_len=4096. Please request fewer.", ContextTooLong),
         (400, "Failed to load image: cannot identify image file", InvalidImage),
         (400, "At most 250 image(s) may be provided in one prompt.", InvalidRequest),
+        (400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set', InvalidRequest),
+        (400, "Per-request media_io_kwargs are disabled by default because they can", InvalidRequest),
         (401, "Unauthorized", EngineUnavailable),
         (404, "The model does not exist.", EngineUnavailable),
         (500, "division by zero", GenerationFailed),

@@ -1,0 +1,223 @@
+"""Reading vLLM's streamed chat completions as chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+import msgspec
+from msgspec import Struct
+
+from serving.engine.refusals import RETRY_AFTER, refusal
+from serving.errors import EngineUnavailable, GenerationFailed
+from serving.generation import Chunk, FinishReason, Generation, TokenLogprob, ToolCallDelta, Usage
+
+PLACEHOLDER_ENDS = 2
+"""Vision start and end: the cloud counts them as tokens of the image, vLLM does not."""
+
+
+class _Function(Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    """What `reasoning` was called before vLLM 0.16."""
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Token(Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[_Token] = []
+
+
+class _Logprobs(Struct):
+    content: list[_Token] | None = None
+
+
+class _Choice(Struct):
+    delta: _Delta
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _PromptDetails(Struct):
+    multimodal_tokens: dict[str, int] | None = None
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Error(Struct):
+    message: str = ""
+    code: int | str | None = None
+
+
+class _Event(Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+async def events(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The data of each server-sent event, up to `[DONE]`."""
+    buffer = b""
+    async for piece in content:
+        *whole, buffer = (buffer + piece).split(b"\n\n")
+        for event in whole:
+            if event == b"data: [DONE]":
+                return
+            if event.startswith(b"data: "):
+                yield event[6:]
+
+
+async def chunks(data: AsyncIterator[bytes], generation: Generation) -> AsyncGenerator[Chunk, None]:
+    """Chunks as they come; the reason for the last end is held back until the final usage has come after it."""
+    answers = _Answers(generation)
+    async for each in data:
+        event = _decoder.decode(each)
+        if event.error is not None:
+            raise refusal(event.error.code if isinstance(event.error.code, int) else 500, event.error.message)
+        if event.usage is not None:
+            answers.count(event)
+        for choice in event.choices:
+            for chunk in answers.read(choice):
+                yield chunk
+        if answers.overrun:
+            break
+    yield answers.last()
+
+
+class _Answers:
+    """How far each of the answers of one generation has come."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._ended: dict[int, FinishReason] = {}
+        self._counts: dict[int, tuple[int, int | None]] = {}
+        """Tokens of each answer, those of its reasoning last."""
+        self._calling: set[int] = set()
+        self._usage = Usage()
+        self.overrun = False
+        """Whether the answer of a thinking model has all its tokens. The engine bounds them together with the thoughts."""
+
+    def count(self, event: _Event) -> None:
+        """vLLM counts the tokens of an answer beside each of its pieces, and all together in the end."""
+        usage = event.usage
+        assert usage is not None
+        details = usage.completion_tokens_details
+        counted = (usage.completion_tokens, details.reasoning_tokens if details is not None else None)
+        if event.choices:
+            self._counts[event.choices[0].index] = counted
+            reasoned = [reasoning for _, reasoning in self._counts.values() if reasoning is not None]
+            counted = (sum(output for output, _ in self._counts.values()), sum(reasoned) if reasoned else None)
+        reasoning = counted[1] if self._generation.thinking.enabled or counted[1] else None
+        prompt = usage.prompt_tokens_details or _PromptDetails()
+        self._usage = Usage(
+            usage.prompt_tokens,
+            counted[0],
+            _image_tokens(prompt, self._generation),
+            _video_tokens(prompt, self._generation),
+            reasoning,
+            prompt.cached_tokens,
+        )
+
+    def read(self, choice: _Choice) -> Iterator[Chunk]:
+        delta = choice.delta
+        reasoning = delta.reasoning or delta.reasoning_content or ""
+        calls = tuple(_call(call) for call in delta.tool_calls or ())
+        # What was thought, and the words around a call, are tokens too: only those of the answer have logprobs.
+        logprobs = () if reasoning or calls else _tokens(choice.logprobs)
+        if calls:
+            self._calling.add(choice.index)
+        if delta.content or reasoning or calls or logprobs:
+            yield Chunk(delta.content or "", self._usage, None, choice.index, reasoning, calls, logprobs)
+        if choice.finish_reason:
+            yield from self._end(choice.index, choice.finish_reason)
+        self.overrun = self._is_overrun()
+
+    def _end(self, number: int, reason: str) -> Iterator[Chunk]:
+        self._ended[number] = _finish(reason, called=number in self._calling)
+        if len(self._ended) < self._generation.sampling.n:
+            yield Chunk("", self._usage, self._ended[number], number)
+
+    def _is_overrun(self) -> bool:
+        sampling = self._generation.sampling
+        if not self._generation.thinking.enabled or sampling.max_tokens is None or sampling.n > 1 or self._ended:
+            return False
+        return self._usage.output_tokens - (self._usage.reasoning_tokens or 0) >= sampling.max_tokens
+
+    def last(self) -> Chunk:
+        """The end of the answer that ended last."""
+        if self.overrun:
+            return Chunk("", self._usage, "length")
+        if len(self._ended) < self._generation.sampling.n:
+            raise EngineUnavailable(retry_after=RETRY_AFTER)
+        number, reason = list(self._ended.items())[-1]
+        return Chunk("", self._usage, reason, number)
+
+
+def _call(call: _ToolCall) -> ToolCallDelta:
+    function = call.function or _Function()
+    return ToolCallDelta(call.index, function.arguments or "", call.id or "", function.name or "")
+
+
+def _tokens(logprobs: _Logprobs | None) -> tuple[TokenLogprob, ...]:
+    return tuple(_token(token) for token in (logprobs.content if logprobs is not None else None) or ())
+
+
+def _token(token: _Token) -> TokenLogprob:
+    top = tuple(_token(each) for each in token.top_logprobs)
+    return TokenLogprob(token.token, tuple(token.bytes or ()), token.logprob, top)
+
+
+def _finish(reason: str, *, called: bool) -> FinishReason:
+    """vLLM ends a call that was forced by its name with "stop"."""
+    if reason == "length":
+        return "length"
+    if reason in ("stop", "tool_calls"):
+        return "tool_calls" if called else "stop"
+    raise GenerationFailed(f"{GenerationFailed.message} The engine ended the answer with {reason!r}.")
+
+
+def _image_tokens(details: _PromptDetails, generation: Generation) -> int | None:
+    """As the engine counted them, which it says in the end; before that as they were expected."""
+    images = generation.images
+    counted = (details.multimodal_tokens or {}).get("image")
+    if not images or counted is not None:
+        return (counted or 0) + PLACEHOLDER_ENDS * len(images)
+    tokens = [image.content.tokens if image.content is not None else None for image in images]
+    known = [each for each in tokens if each is not None]
+    return sum(known) if len(known) == len(tokens) else None
+
+
+def _video_tokens(details: _PromptDetails, generation: Generation) -> int | None:
+    """As they were computed: the engine counts the times that it writes between frames, too, the cloud does not."""
+    if not generation.videos:
+        return None
+    tokens = [video.content.tokens if video.content is not None else None for video in generation.videos]
+    known = [each for each in tokens if each is not None]
+    return sum(known) if len(known) == len(tokens) else (details.multimodal_tokens or {}).get("video")
