@@ -14,10 +14,10 @@ from serving import logs
 from serving.access.commands import keys, make_first_key
 from serving.app import create_app
 from serving.console import give_up, read_settings
+from serving.engine import connection
 from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
-from serving.engine.vllm import VLLM
 from serving.settings import Settings
 
 
@@ -29,17 +29,15 @@ def main() -> None:
 @main.command()
 @click.option("--host", help="address to listen on")
 @click.option("--port", type=int, help="port to listen on; 0 takes a free one")
-@click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM; without one, one is started")
+@click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM, or several; without one, one is started")
 @click.option("--no-auth", is_flag=True, help="serve whoever asks, without API keys; on a loopback address only")
 def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_auth: bool) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     chosen = read_settings(host=host, port=port, engine_urls=engine_urls or None, auth=False if no_auth else None)
     _check_auth(chosen)
     logs.set_up(chosen.log_format, chosen.log_level)
-    if len(chosen.engine_urls) > 1:
-        give_up("one engine is served per server; start one homescope-server for each --engine-url")
     for url in chosen.engine_urls:
-        if not url.startswith(("http://", "https://")):
+        if not url.startswith(connection.SCHEMES):
             give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
     with _listen(chosen) as listener:
         secret = make_first_key(chosen) if chosen.auth else None
@@ -85,8 +83,7 @@ def _listen(chosen: Settings) -> socket.socket:
 
 def _engine(chosen: Settings, on_progress: Callable[[Progress], None]) -> Engine:
     if chosen.engine_urls:
-        key = chosen.engine_key.get_secret_value() if chosen.engine_key else None
-        return VLLM(chosen.engine_urls[0], key=key)
+        return connection.connected(chosen)
     return Embedded(
         model=chosen.model,
         served_names=chosen.served_models,

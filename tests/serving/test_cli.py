@@ -98,11 +98,6 @@ def test_a_data_folder_with_a_broken_database(tmp_path: Path) -> None:
     assert_one_clear_line(homescope(tmp_path, "keys", "list"), "cannot keep state in", "not a database")
 
 
-def test_two_engines(tmp_path: Path) -> None:
-    done = homescope(tmp_path, "run", "--engine-url", NO_ENGINE, "--engine-url", NO_ENGINE)
-    assert_one_clear_line(done, "one engine is served per server")
-
-
 @pytest.mark.usefixtures("_signal_handlers")
 async def test_it_ends_when_its_engine_has_been_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Doomed(FakeEngine):
