@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from serving.settings import Settings
+from serving.storage import objects
+from serving.storage.files import Files
+from serving.storage.sweeper import Sweeper
+from serving.storage.uploads import Uploads
+
+
+class Storage:
+    """Where bytes are kept, and what is kept there."""
+
+    def __init__(self, records: AsyncEngine, settings: Settings) -> None:
+        self.records = records
+        self.objects = objects.at(settings.objects, settings.data)
+        self.files = Files(records, self.objects)
+        self.uploads = Uploads(records, self.objects, lifetime=settings.upload_hours * 3600)
+        self._sweeper = Sweeper(self.files.sweep, self.uploads.sweep)
+
+    async def start(self) -> None:
+        """To be called when the tables are there. Raises `OSError` if a folder cannot be written."""
+        await self.objects.start()
+        self._sweeper.start()
+
+    async def aclose(self) -> None:
+        await self._sweeper.aclose()
+        await self.objects.aclose()
