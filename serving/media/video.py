@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import pybase64
-
 from serving.errors import InvalidRequest
 from serving.generation import ImageContent, Video, VideoContent
 from serving.media.images import Limits, check_size
@@ -125,8 +123,3 @@ async def _scratch() -> AsyncGenerator[Path, None]:
     """A file for as long as it is worked on."""
     with tempfile.TemporaryDirectory(prefix="homescope-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "video"
-
-
-def data_uri(content: VideoContent) -> str:
-    """The frames in the form in which vLLM takes a video that has been sampled."""
-    return "data:video/jpeg;base64," + ",".join(pybase64.b64encode(each.data).decode() for each in content.frames)
