@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from serving.dashscope import reasoning, tools
-from serving.dashscope.reasoning import Reasoning
+from serving import reasoning
+from serving.dashscope import tools
 from serving.errors import InvalidRequest
 from serving.generation import ResponseFormat, Sampling, Thinking, Tools
+from serving.reasoning import Reasoning
 
 Values: TypeAlias = Mapping[str, Any]
 Number = TypeVar("Number", int, float)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.dashscope import messages, parameters, reasoning
+from serving import reasoning
+from serving.dashscope import messages, parameters
 from serving.dashscope.messages import Form
 from serving.dashscope.parameters import Parameters
-from serving.dashscope.reasoning import Mode, Reasoning
 from serving.dashscope.schema import WireRequest
 from serving.errors import EmptyInput, EmptyModel, InvalidRequest, ModelNotFound
 from serving.generation import Caller, Generation, Message, Text, Timeline
+from serving.reasoning import Mode, Reasoning
 from serving.settings import Settings
 
 NO_JSON_WORD = "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."

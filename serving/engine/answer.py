@@ -122,7 +122,7 @@ class _Answers:
         self._calling: set[int] = set()
         self._usage = Usage()
         self.overrun = False
-        """Whether the answer of a thinking model has all its tokens. The engine bounds them together with the thoughts."""
+        """Whether the answer of a thinking model has all its tokens; the engine bounds the sum with its thoughts."""
 
     def count(self, event: _Event) -> None:
         """vLLM counts the tokens of an answer beside each of its pieces, and all together in the end."""

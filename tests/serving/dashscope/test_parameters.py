@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from serving.dashscope import parameters
 from serving.dashscope.parameters import Parameters
-from serving.dashscope.reasoning import Reasoning
 from serving.errors import InvalidRequest
 from serving.generation import ResponseFormat, Sampling, Thinking, Tool, Tools
+from serving.reasoning import Reasoning
 from tests.serving.dashscope.test_schema import json_values
 
 SCHEMA = {"type": "object", "properties": {"value": {"type": "number"}}}

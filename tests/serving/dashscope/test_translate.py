@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from serving.dashscope import messages, parts, schema, translate
 from serving.dashscope.messages import Form
-from serving.dashscope.reasoning import Mode, Reasoning
 from serving.dashscope.translate import Rules, Translated
 from serving.errors import EmptyInput, EmptyModel, InvalidRequest, ModelNotFound, ServingError
 from serving.generation import Caller, Image, Message, Pixels, Text, Timeline, ToolCall, Video
+from serving.reasoning import Mode, Reasoning
 from tests.serving.dashscope.test_schema import json_values
 from tests.serving.wire import chat, user
 
