@@ -12,8 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving import errors, ops
 from serving.access import assembly as access
 from serving.compatible import routes as compatible
+from serving.compatible.batch.service import BatchService
+from serving.compatible.batch.work import KIND as BATCH_LINE
+from serving.dashscope import resources, tasks
 from serving.dashscope import routes as dashscope
-from serving.dashscope import tasks
 from serving.dashscope.tasks import Tasks
 from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
@@ -30,6 +32,7 @@ from serving.media import assembly
 from serving.media.service import Media
 from serving.settings import Settings
 from serving.storage import database
+from serving.storage.assembly import Storage
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +55,25 @@ def _log_failure(failure: EngineUnavailable) -> None:
 
 
 def create_app(
-    settings: Settings, engine: Engine, *, on_engine_failure: Callable[[EngineUnavailable], None] = _log_failure
+    settings: Settings,
+    engine: Engine,
+    *,
+    on_engine_failure: Callable[[EngineUnavailable], None] = _log_failure,
 ) -> Router:
     """The whole server. It answers at once, with 503 until the engine is ready; `on_engine_failure` is called when it
     is certain that it never will be."""
     records = database.at(settings.data)
+    storage = Storage(records, settings)
 
     def model_folder() -> Path | None:
         return engine.folder if isinstance(engine, Embedded) else None
 
-    stack = layered(engine, settings, assembly.media(settings, model_folder=model_folder))
+    stack = layered(engine, settings, assembly.media(settings, model_folder=model_folder, uploads=storage.uploads))
     keyring = access.keyring_of(settings, records)
     queue = Queue(records)
+    batches = BatchService(records, queue, storage.files, stack, keyring, settings)
     chats = Tasks(queue, stack, keyring, settings)
-    kinds: dict[str, Kind] = {tasks.KIND: chats}
+    kinds: dict[str, Kind] = {tasks.KIND: chats, BATCH_LINE: batches.work}
     workers = Workers(
         queue, kinds, folder=settings.data, concurrency=settings.background_concurrency, ready=stack.ready
     )
@@ -83,20 +91,25 @@ def create_app(
     async def lifespan(_: ASGIApp) -> AsyncGenerator[None, None]:
         await database.create_tables(records, settings.data)
         starting = asyncio.create_task(bring_up())
+        await storage.start()
         await workers.start()
+        await batches.start()
         try:
             yield
         finally:
+            await batches.aclose()
             await workers.aclose()
             starting.cancel()
             await asyncio.wait([starting])
             await stack.aclose()
+            await storage.aclose()
             await records.dispose()
 
     routes = [
         *dashscope.routes(stack, keyring, settings, chats.submit if settings.async_tasks else None),
+        *resources.routes(engine, storage, keyring, settings),
         *tasks.routes(chats, keyring),
-        *compatible.routes(stack, keyring, settings),
+        *compatible.routes(stack, keyring, settings, files=storage.files, batches=batches.endpoints),
         *ops.routes(stack),
     ]
     # A router alone: the endpoints answer their own errors, and the layers that an application adds cost as much CPU as

@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Struct
 
 from serving import decoding
-from serving.dashscope.schema import MAX_PARAMETERS_BYTES, WireMessage
+from serving.dashscope.schema import MAX_PARAMETERS_BYTES, WireMessage, refuse_swarms
 from serving.errors import MalformedBody
 
 
@@ -62,6 +62,8 @@ _decoder = msgspec.json.Decoder(_Body)
 
 def parse(body: bytes | msgspec.Raw) -> WireRequest:
     """Raises `MalformedBody`."""
+    if isinstance(body, bytes):  # a line of a batch is short
+        refuse_swarms(body)
     with decoding.refusing():
         sent: Any = _decoder.decode(body)
         return WireRequest(sent.model, sent.messages, _parameters(sent))

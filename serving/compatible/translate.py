@@ -3,7 +3,6 @@ asked is decided in one place."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from serving.compatible.schema import WireRequest
@@ -31,20 +30,10 @@ class InvalidValue(InvalidRequest):
     alias = Alias("invalid_value")
 
 
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """`stream` asks for chunks, `include_usage` for the usage in a last one."""
-
-    generation: Generation
-    stream: bool
-    include_usage: bool
-
-
 def to_generation(
     wire: WireRequest, rules: Rules, *, request_id: str, caller: Caller, timeline: Timeline
-) -> Translated:
+) -> Generation:
     """Raises `InvalidRequest` for what the model cannot be asked."""
-    stream, include_usage = _streaming(wire.parameters)
     if wire.messages is None and wire.model:
         raise InvalidRequest(NO_MESSAGES)
     native = schema.WireRequest(
@@ -55,19 +44,23 @@ def to_generation(
     translated = translate.to_generation(
         native, "multimodal", rules, request_id=request_id, caller=caller, timeline=timeline
     )
-    return Translated(translated.generation, stream, include_usage)
+    return translated.generation
 
 
-def _streaming(parameters: dict[str, Any]) -> tuple[bool, bool]:
-    stream, options = parameters.get("stream"), parameters.get("stream_options")
+def wants_stream(wire: WireRequest) -> bool:
+    stream = wire.parameters.get("stream")
     if not isinstance(stream, bool | None):
         raise InvalidRequest("'stream' must be Boolean", param="stream")
+    return bool(stream)
+
+
+def wants_usage(wire: WireRequest) -> bool:
+    """Whether the usage shall come in a last chunk of its own."""
+    options = wire.parameters.get("stream_options")
     include = options.get("include_usage") if isinstance(options, dict) else None
     if not isinstance(options, dict | None) or not isinstance(include, bool | None):
-        raise InvalidRequest(
-            "'stream_options' must be an object with a Boolean 'include_usage'", param="stream_options"
-        )
-    return bool(stream), bool(include)
+        raise InvalidRequest("'stream_options' must have a Boolean 'include_usage'", param="stream_options")
+    return bool(include)
 
 
 def _message(wire: WireMessage) -> WireMessage:

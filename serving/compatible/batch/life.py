@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+
+from sqlalchemy.exc import IntegrityError
+
+from serving.compatible.batch import lines, results
+from serving.compatible.batch.lines import Check, Line, Problem
+from serving.compatible.batch.record import ACTIVE, Batch, Records, Status
+from serving.compatible.batch.work import KIND
+from serving.errors import FileMissing, ServingError
+from serving.jobs.groups import Groups
+from serving.jobs.job import NewJob, Progress, State
+from serving.storage.files import Files
+
+log = logging.getLogger(__name__)
+
+PRIORITY = -10
+"""Of jobs: behind the tasks that a person waits for."""
+ADD_AT_ONCE = 1_000
+HEAVY_AT_ONCE = 2
+"""Batches whose files are read or written at a time."""
+POLL = 10.0
+"""Seconds until a batch is looked at that nobody announced."""
+AGAIN = 5.0
+"""Seconds after which a step that failed, of a full disk or a quota, is tried again; doubled each time."""
+AGAIN_AT_LEAST = 300.0
+NO_INPUT = Problem("file_not_found", "The input file does not exist any more.", "input_file_id")
+
+
+class Lives:
+    """Leads batches from `validating` to their end, each in a task of its own.
+
+    Every step may be cut off and is then repeated: lines are jobs whose ids follow from the batch and their number, and
+    files have ids that follow from the batch. So a killed server goes on where it was.
+    """
+
+    def __init__(self, records: Records, files: Files, groups: Groups, models: tuple[str, ...]) -> None:
+        self._records = records
+        self._files = files
+        self._groups = groups
+        self._models = models
+        self._heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._news: dict[str, asyncio.Event] = {}
+
+    async def start(self) -> None:
+        for batch_id in await self._records.unfinished():
+            self.lead(batch_id)
+
+    async def aclose(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def lead(self, batch_id: str) -> None:
+        """From wherever it is to its end."""
+        self._news[batch_id] = asyncio.Event()
+        task = asyncio.create_task(self._persist(batch_id))
+        self._tasks[batch_id] = task
+        task.add_done_callback(lambda _: self._forget(batch_id))
+
+    def tell(self, batch_id: str) -> None:
+        """That something has happened to the batch: its last line has ended, or it is to be cancelled."""
+        if batch_id in self._news:
+            self._news[batch_id].set()
+
+    def _forget(self, batch_id: str) -> None:
+        del self._tasks[batch_id], self._news[batch_id]
+
+    async def _persist(self, batch_id: str) -> None:
+        pause = AGAIN
+        while True:
+            try:
+                await self._lead(batch_id)
+            except ServingError as error:
+                log.warning("batch %s goes on in %d s: %s", batch_id, pause, error.message)
+            except Exception:
+                log.exception("batch %s goes on in %d s", batch_id, pause)
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, AGAIN_AT_LEAST)
+
+    async def _lead(self, batch_id: str) -> None:
+        """One step after the other, each as the batch says that it is its turn."""
+        while (batch := await self._records.find(batch_id)) is not None and batch.status in ACTIVE:
+            progress = await self._groups.progress(batch_id)
+            if batch.status is Status.VALIDATING:
+                await self._validate(batch)
+            elif batch.status is not Status.CANCELLING and (progress is None or not progress.sealed):
+                await self._feed(batch)
+            elif progress is None:
+                await self._records.move(batch_id, [Status.CANCELLING], Status.CANCELLED)
+            elif progress.ended:
+                await self._finish(batch, progress)
+            elif not progress.stopped and self._over(batch):
+                await self._groups.stop(batch_id)
+            else:
+                await self._wait(batch)
+        await self._groups.delete(batch_id)
+        await self._records.clear(batch_id)
+
+    def _over(self, batch: Batch) -> bool:
+        return batch.status is Status.CANCELLING or self._records.now() >= batch.expires_at
+
+    async def _wait(self, batch: Batch) -> None:
+        news = self._news[batch.id]
+        left = batch.expires_at - self._records.now()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(left, POLL) if left > 0 else POLL):
+                await news.wait()
+        news.clear()
+
+    async def _validate(self, batch: Batch) -> None:
+        check = Check(batch.endpoint, self._models)
+        if self._over(batch):
+            await self._records.move(batch.id, [Status.VALIDATING], Status.EXPIRED)
+            return
+        try:
+            async with self._heavy:
+                await check.read(await self._input(batch))
+        except FileMissing:
+            check.problems.append(NO_INPUT)
+        if check.problems:
+            problems = [problem.to_json() for problem in check.problems]
+            await self._records.move(batch.id, [Status.VALIDATING], Status.FAILED, errors=problems)
+        else:
+            await self._records.move(batch.id, [Status.VALIDATING], Status.IN_PROGRESS, total=check.lines)
+
+    async def _feed(self, batch: Batch) -> None:
+        """Makes jobs of the lines that are none yet."""
+        with suppress(IntegrityError):
+            await self._groups.open(batch.id)
+        progress = await self._groups.progress(batch.id)
+        done = progress.total if progress is not None else 0
+        async with self._heavy:
+            try:
+                async with aclosing(_jobs(batch, lines.split(await self._input(batch)), done)) as chunks:
+                    async for chunk in chunks:
+                        await self._groups.add(batch.id, chunk)
+            except FileMissing:
+                await self._records.note(batch.id, [NO_INPUT.to_json()])
+            except ValueError:  # stopped meanwhile
+                return
+        await self._groups.seal(batch.id)
+
+    async def _input(self, batch: Batch) -> AsyncGenerator[bytes, None]:
+        return self._files.read(await self._files.get(batch.input_file_id, batch.owner))
+
+    async def _finish(self, batch: Batch, progress: Progress) -> None:
+        if batch.status is Status.IN_PROGRESS:
+            await self._records.move(batch.id, [Status.IN_PROGRESS], Status.FINALIZING)
+            return
+        expired = batch.status is Status.FINALIZING and progress.stopped
+        async with self._heavy:
+            output = await self._write(batch, "output", self._outputs(batch)) if progress.succeeded else None
+            missed = progress.failed + progress.canceled
+            errors = await self._write(batch, "error", self._errors(batch, expired=expired)) if missed else None
+        end = Status.CANCELLED if batch.status is Status.CANCELLING else _end(batch, expired=expired)
+        await self._records.move(
+            batch.id,
+            [batch.status],
+            end,
+            output_file_id=output,
+            error_file_id=errors,
+            completed=progress.succeeded,
+            failed=progress.failed,
+        )
+
+    async def _write(self, batch: Batch, kind: str, content: AsyncGenerator[bytes, None]) -> str:
+        """A file of the batch's owner; its id. One that a cut off attempt has added is kept."""
+        async with aclosing(content):
+            stored = await self._files.receive(content)
+        name, file_id = (
+            f"{batch.id}_{kind}.jsonl",
+            f"file-batch_{kind}-{batch.id.removeprefix('batch_').replace('-', '')}",
+        )
+        file = await self._files.add(stored, owner=batch.owner, name=name, purpose=f"batch_{kind}", id=file_id)
+        return file.id
+
+    async def _outputs(self, batch: Batch) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._groups.ended(batch.id, State.SUCCEEDED)) as ended:
+            async for _, line in ended:
+                yield line
+
+    async def _errors(self, batch: Batch, *, expired: bool) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._groups.ended(batch.id, State.FAILED)) as ended:
+            async for job, _ in ended:
+                yield results.failed(job)
+        async with aclosing(self._groups.ended(batch.id, State.CANCELED)) as ended:
+            async for job, _ in ended:
+                yield results.skipped(job, expired=expired)
+
+
+def _end(batch: Batch, *, expired: bool) -> Status:
+    return Status.FAILED if batch.errors else Status.EXPIRED if expired else Status.COMPLETED
+
+
+async def _jobs(batch: Batch, source: AsyncGenerator[Line, None], skip: int) -> AsyncGenerator[list[NewJob], None]:
+    """A job for each line, but for the first `skip` ones; some at a time."""
+    chunk: list[NewJob] = []
+    number = 0
+    async with aclosing(source):
+        async for line in source:
+            if number >= skip:
+                chunk.append(_job(batch, number, line))
+            number += 1
+            if len(chunk) == ADD_AT_ONCE:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
+
+
+def _job(batch: Batch, number: int, line: Line) -> NewJob:
+    custom_id, _ = lines.asked(line.data)
+    return NewJob(
+        KIND,
+        batch.caller,
+        details={"file": batch.input_file_id, "custom_id": custom_id, "start": line.start, "end": line.end},
+        priority=PRIORITY,
+        number=number,
+        id=str(uuid.uuid5(_uuid(batch), str(number))),
+    )
+
+
+def _uuid(batch: Batch) -> uuid.UUID:
+    return uuid.UUID(batch.id.removeprefix("batch_"))

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, Row, Select, String, Table, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from serving.errors import Alias, InvalidRequest
+from serving.generation import Caller
+from serving.storage.database import metadata
+
+MOMENTS = (
+    "in_progress_at",
+    "expires_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "expired_at",
+    "cancelling_at",
+    "cancelled_at",
+)
+
+_batches = Table(
+    "batches",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(36), nullable=False, index=True),
+    Column("owner_name", String(200), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("input_file_id", String(80), nullable=False),
+    Column("completion_window", String(16), nullable=False),
+    Column("extra", JSON, nullable=True),
+    Column("status", String(16), nullable=False, index=True),
+    Column("errors", JSON, nullable=True),
+    Column("output_file_id", String(80), nullable=True),
+    Column("error_file_id", String(80), nullable=True),
+    Column("created_at", BigInteger, nullable=False, index=True),
+    *(Column(moment, BigInteger, nullable=True) for moment in MOMENTS),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("cleared", Boolean, nullable=False),
+)
+
+
+class Status(StrEnum):
+    """validating -> in_progress -> finalizing -> completed or expired, with cancelling -> cancelled from the first two,
+    and failed or expired from validating."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+ACTIVE = (Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
+
+
+class BatchMissing(InvalidRequest):
+    """Raised for the id of no batch, or of another key's."""
+
+    alias = Alias("not_found", status=404)
+
+    def __init__(self, id: str) -> None:  # noqa: A002
+        super().__init__(f"No batch found with id '{id[:80]}'.", param="batch_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as it stands. Times in epoch seconds; `errors` say why the input is none, `extra` is the client's own.
+
+    The counts of an active batch are those of its group of jobs; `cleared` when nothing is left of that.
+    """
+
+    number: int
+    id: str
+    owner: str
+    owner_name: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    extra: dict[str, str] | None
+    status: Status
+    errors: list[dict[str, Any]] | None
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    total: int
+    completed: int
+    failed: int
+    cleared: bool
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.owner, self.owner_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which batches of an owner to list; None and nothing do not restrict. Times in epoch seconds, inclusive."""
+
+    status: str | None = None
+    name: str | None = None
+    inputs: tuple[str, ...] = ()
+    since: int | None = None
+    until: int | None = None
+
+
+class Records:
+    """The batches in the database."""
+
+    def __init__(self, database: AsyncEngine, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    def now(self) -> int:
+        return int(self._clock())
+
+    async def create(
+        self,
+        caller: Caller,
+        *,
+        endpoint: str,
+        input_file_id: str,
+        window: tuple[str, int],
+        extra: dict[str, str] | None,
+    ) -> Batch:
+        """`window` as the client wrote it, and in seconds."""
+        now = self.now()
+        values = {
+            "id": f"batch_{uuid.uuid4()}",
+            "owner": caller.key_id,
+            "owner_name": caller.name,
+            "endpoint": endpoint,
+            "input_file_id": input_file_id,
+            "completion_window": window[0],
+            "extra": extra,
+            "status": Status.VALIDATING,
+            "created_at": now,
+            "expires_at": now + window[1],
+            "total": 0,
+            "completed": 0,
+            "failed": 0,
+            "cleared": False,
+        }
+        async with self._database.begin() as connection:
+            return _batch((await connection.execute(insert(_batches).values(**values).returning(_batches))).one())
+
+    async def get(self, id: str, owner: str) -> Batch:  # noqa: A002
+        """Raises `BatchMissing`, for another owner's batch as for none."""
+        batch = await self.find(id)
+        if batch is None or batch.owner != owner:
+            raise BatchMissing(id)
+        return batch
+
+    async def find(self, id: str) -> Batch | None:  # noqa: A002
+        found = await self._all(select(_batches).where(_batches.c.id == id))
+        return found[0] if found else None
+
+    async def page(self, owner: str, after: str | None, limit: int, wanted: Wanted) -> tuple[list[Batch], bool]:
+        """Up to `limit` batches that come after the one with this id, the newest first, and whether there are more."""
+        query = _restricted(select(_batches).where(_batches.c.owner == owner), wanted)
+        if after is not None:
+            query = query.where(_batches.c.number < (await self.get(after, owner)).number)
+        found = await self._all(query.order_by(_batches.c.number.desc()).limit(limit + 1))
+        return found[:limit], len(found) > limit
+
+    async def unfinished(self) -> list[str]:
+        """The ids of those that something is left to do for."""
+        query = select(_batches.c.id).where(~_batches.c.cleared).order_by(_batches.c.number)
+        async with self._database.connect() as connection:
+            return list(await connection.scalars(query))
+
+    async def move(self, id: str, before: Collection[Status], after: Status, **values: object) -> Batch | None:  # noqa: A002
+        """Gives the batch another status, and notes when, if it has one of those `before`; else None."""
+        values = {"status": after, **({} if after is Status.VALIDATING else {f"{after}_at": self.now()}), **values}
+        statement = update(_batches).where(_batches.c.id == id, _batches.c.status.in_(before))
+        return await self._update(statement.values(**values).returning(_batches))
+
+    async def note(self, id: str, errors: list[dict[str, Any]]) -> None:  # noqa: A002
+        await self._update(update(_batches).where(_batches.c.id == id).values(errors=errors).returning(_batches))
+
+    async def clear(self, id: str) -> None:  # noqa: A002
+        """Notes that nothing is left to do."""
+        await self._update(update(_batches).where(_batches.c.id == id).values(cleared=True).returning(_batches))
+
+    async def _update(self, statement: Any) -> Batch | None:
+        async with self._database.begin() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return None if row is None else _batch(row)
+
+    async def _all(self, query: Select[Any]) -> list[Batch]:
+        async with self._database.connect() as connection:
+            return [_batch(row) for row in await connection.execute(query)]
+
+
+def _restricted(query: Select[Any], wanted: Wanted) -> Select[Any]:
+    if wanted.status is not None:
+        query = query.where(_batches.c.status == wanted.status)
+    if wanted.name is not None:
+        query = query.where(_batches.c.extra["ds_name"].as_string() == wanted.name)
+    if wanted.inputs:
+        query = query.where(_batches.c.input_file_id.in_(wanted.inputs))
+    if wanted.since is not None:
+        query = query.where(_batches.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(_batches.c.created_at <= wanted.until)
+    return query
+
+
+def _batch(row: Row[Any]) -> Batch:
+    values = dict(row._mapping)
+    return Batch(**values | {"status": Status(values["status"])})
