@@ -30,6 +30,8 @@ class Resolved(Layer):
         async with self._media.budget.lease() as lease:
             if generation.images or generation.videos:
                 generation = await self._resolve(generation, Errand.of(generation, lease))
+                contents = [image.content for image in generation.images]
+                generation.timeline.seen = tuple(content.seen if content else None for content in contents)
             async with aclosing(self._engine.generate(generation)) as chunks:
                 async for chunk in chunks:
                     yield chunk

@@ -21,6 +21,14 @@ async def test_probes_need_no_key(client: httpx.AsyncClient, engine: FakeEngine)
     assert (await client.get("/livez")).status_code == 200
 
 
+async def test_other_methods_of_a_probe_are_refused_in_json(client: httpx.AsyncClient) -> None:
+    for path in ("/livez", "/readyz"):
+        response = await client.post(path)
+        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+        assert response.json()["message"] == "Request method 'POST' is not supported."
+        assert (await client.head(path)).status_code == 200
+
+
 async def test_an_engine_that_never_starts_is_told(tmp_path: Path) -> None:
     told: asyncio.Queue[EngineUnavailable] = asyncio.Queue()
     engine = FakeEngine(start_error=EngineUnavailable("no model"))
