@@ -12,7 +12,7 @@ from typing import Protocol
 from serving.endpoint import Call
 from serving.engine.base import Engine
 from serving.errors import RequestTimeout
-from serving.generation import Answer, Chunk, Generation
+from serving.generation import Answer, Caching, Chunk, Generation
 from serving.settings import Settings
 
 PARTIAL = {"x-dashscope-partialresponse": "true"}
@@ -68,7 +68,8 @@ class Chat:
         if isinstance(question, Deferred):
             await exchange.answer(200, question.body)
             return
-        generation = replace(question.generation, streamed=call.stream)
+        caching = _caching(exchange.header("cache-control"))
+        generation = replace(question.generation, streamed=call.stream, caching=caching)
         call.model, call.images = generation.model, len(generation.images)
         async with exchange.until_gone(), aclosing(self._observed(call, generation)) as chunks:
             await self._reply(call, question.rendering, chunks)
@@ -104,5 +105,17 @@ class Chat:
             async for chunk in chunks:
                 if call.timeline.first_chunk is None:
                     call.timeline.first_chunk = time.monotonic()
+                    if call.timeline.cached is not None:
+                        call.exchange.further_headers["x-homescope-cache"] = call.timeline.cached
                 call.answer.add(chunk)
                 yield chunk
+
+
+def _caching(header: str) -> Caching:
+    """What a Cache-Control header lets the answer cache do."""
+    if not header:
+        return "use"
+    directives = {each.strip().lower() for each in header.split(",")}
+    if "no-store" in directives:
+        return "never"
+    return "refresh" if directives & {"no-cache", "max-age=0"} else "use"

@@ -31,6 +31,8 @@ class Exchange:
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.status = 0
         self.frames = 0
+        self.further_headers: dict[str, str] = {}
+        """Sent with the response, if they are here when it begins."""
         self._scheme: str = scope.get("scheme", "http")
         self._server: tuple[str, int | None] = scope.get("server") or ("127.0.0.1", None)
         self._query: bytes = scope["query_string"]
@@ -157,6 +159,6 @@ class Exchange:
 
     async def _start(self, status: int, content_type: bytes, headers: Mapping[str, str]) -> None:
         self.status = status
-        lines = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        lines = [(name.encode(), value.encode("latin-1")) for name, value in (*headers.items(), *self.further_headers.items())]
         lines += [(b"content-type", content_type), (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
