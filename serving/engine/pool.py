@@ -9,6 +9,7 @@ from typing import Any
 from serving.engine import discovery, spread
 from serving.engine.base import Engine
 from serving.engine.replica import Replica
+from serving.engine.tokens import Tokens
 from serving.engine.vllm import RETRY_AFTER
 from serving.errors import EngineUnavailable
 from serving.generation import Chunk, Generation
@@ -62,6 +63,13 @@ class Pool:
                 if begun or len(tried) == MAX_TRIES or not self._usable(tried):
                     raise
                 log.warning("request %s goes to another engine than %s", generation.request_id, replica.url)
+
+    async def tokenize(self, text: str) -> Tokens:
+        """As one of the replicas has it: they serve the same model."""
+        usable = self._usable(set())
+        if not usable:
+            raise EngineUnavailable(retry_after=RETRY_AFTER)
+        return await min(usable, key=lambda replica: replica.weight).tokenize(text)
 
     async def ready(self) -> bool:
         return any(replica.ready and replica.usable for replica in self.replicas)

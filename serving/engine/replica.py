@@ -5,9 +5,10 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-from serving.engine import work
+from serving.engine import tokens, work
 from serving.engine.base import Engine
 from serving.engine.breaker import Breaker
+from serving.engine.tokens import Tokens
 from serving.engine.vllm import RETRY_AFTER
 from serving.errors import EngineUnavailable, GenerationFailed, ServingError
 from serving.generation import Chunk, Generation
@@ -72,6 +73,9 @@ class Replica:
         finally:
             self.breaker.left(era)
             self._take(-weight)
+
+    async def tokenize(self, text: str) -> Tokens:
+        return await tokens.of(self._engine, text)
 
     def _take(self, weight: int) -> None:
         self.weight += weight

@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from serving.engine import work
+from serving.engine import tokens, work
 from serving.engine.base import Engine
+from serving.engine.tokens import Tokens
 from serving.errors import ImageForgotten
 from serving.generation import Chunk, Generation, Image, Message, Part
 from serving.layers.layer import Layer
@@ -55,6 +56,10 @@ class Reusing(Layer):
                 if number == len(attempts):
                     raise
                 self._forget(attempt)
+
+    async def tokenize(self, text: str) -> Tokens:
+        """Raises `EngineUnavailable` where the engine does not tell its tokens."""
+        return await tokens.of(self._engine, text)
 
     def _omit(self, image: Image) -> Image:
         return replace(image, reference="") if image.uuid in self._sent else image

@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from serving.errors import EngineUnavailable
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -20,6 +22,13 @@ class Tokenizer(Protocol):
     async def tokenize(self, text: str) -> Tokens:
         """The text alone, without the chat template around it. Raises `EngineUnavailable`."""
         ...
+
+
+async def of(engine: object, text: str) -> Tokens:
+    """The tokens that the engine tells, if it is one that does. Raises `EngineUnavailable`."""
+    if not isinstance(engine, Tokenizer):
+        raise EngineUnavailable
+    return await engine.tokenize(text)
 
 
 def _alphabet() -> dict[str, int]:
