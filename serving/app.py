@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, ops
 from serving.access import assembly as access
+from serving.cache.servers import store_of
 from serving.compatible import routes as compatible
 from serving.compatible.batch.service import BatchService
 from serving.compatible.batch.work import KIND as BATCH_LINE
@@ -25,6 +26,7 @@ from serving.jobs.queue import Queue
 from serving.jobs.run import Kind
 from serving.jobs.workers import Workers
 from serving.layers.admitted import Admitted
+from serving.layers.cached import Cached
 from serving.layers.limited import Limited
 from serving.layers.permitted import Inspected, Permitted
 from serving.layers.resolved import Resolved
@@ -44,7 +46,14 @@ def layered(engine: Engine, settings: Settings, media: Media) -> Engine:
         max_in_flight=settings.max_in_flight,
         max_queued=settings.max_queued,
         queue_timeout=settings.queue_timeout,
+        max_pixels=settings.max_pixels_in_flight,
     )
+    store = store_of(settings)
+    if store is not None:
+        revision = settings.cache_revision or settings.model or ""
+        engine = Cached(
+            engine, store, keep_all=settings.cache_all, shared=settings.cache_shared, revision=revision
+        )
     engine = Resolved(Inspected(engine), media)
     engine = Permitted(engine)
     return Limited(engine, access.ledger_of(settings), access.quota_of(settings))

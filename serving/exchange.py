@@ -159,6 +159,7 @@ class Exchange:
 
     async def _start(self, status: int, content_type: bytes, headers: Mapping[str, str]) -> None:
         self.status = status
-        lines = [(name.encode(), value.encode("latin-1")) for name, value in (*headers.items(), *self.further_headers.items())]
+        sent = {**headers, **self.further_headers}
+        lines = [(name.encode(), value.encode("latin-1")) for name, value in sent.items()]
         lines += [(b"content-type", content_type), (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
