@@ -147,7 +147,8 @@ async def test_a_worker_answers_again_and_again(workers: Workers) -> None:
 
 
 async def test_a_job_that_takes_too_long_is_ended(workers: Workers) -> None:
-    assert await workers.do(Look(picture(), "PNG"), seconds=0.001) == Failure("decoding it takes more than 0 s")
+    large = Convert(picture("PNG", (2000, 2000)), "PNG", (3000, 3000), "PNG")
+    assert await workers.do(large, seconds=0.01) == Failure("decoding it takes more than 0 s")
     assert isinstance(await workers.do(Look(picture(), "PNG"), seconds=60), Picture)
 
 
