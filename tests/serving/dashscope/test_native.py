@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from serving.errors import EngineUnavailable, GenerationFailed
+from serving.generation import Thinking
 from serving.settings import Settings
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, called, thought
 from tests.serving.conftest import PATH
 from tests.serving.media.test_images import png
 from tests.serving.wire import chat, data_uri, frames, picture, user
@@ -108,6 +109,107 @@ async def test_the_text_path_answers_in_strings(client: httpx.AsyncClient, engin
     }
     last = frames((await client.post(TEXT_PATH, json=chat(), headers=SSE)).content)[-1]
     assert last.data["output"]["choices"][0]["message"]["content"] == ""
+
+
+LOOK = {"type": "function", "function": {"name": "look"}}
+
+
+async def test_tools_whole_and_streamed(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.always(called("", call_id="call_1", name="look"), called('{"page":1}'))
+    whole = (await client.post(PATH, json=chat(tools=[LOOK]))).json()
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"page":1}'}}
+    assert whole["output"]["choices"] == [
+        {"finish_reason": "tool_calls", "message": {"role": "assistant", "content": [], "tool_calls": [call]}}
+    ]
+    got = frames((await client.post(PATH, json=chat(tools=[LOOK]), headers=SSE)).content)
+    assert [frame.data["output"]["choices"][0]["finish_reason"] for frame in got] == ["null", "tool_calls"]
+    asked = engine.history[-1].tools
+    assert asked is not None
+    assert asked.offered[0].name == "look"
+
+
+async def test_several_answers(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.enqueue("Hi")
+    body = (await client.post(PATH, json=chat(n=2))).json()
+    assert [choice["index"] for choice in body["output"]["choices"]] == [0, 1]
+
+
+async def test_the_sizes_of_images_on_request(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    body = chat(user(IMAGE, "?"), vl_enable_image_hw_output=True)
+    first, *rest = (await client.post(PATH, json=body)).json()["output"]["choices"][0]["message"]["content"]
+    assert first == {"text": "ok"}
+    seen = engine.history[0].images[0].content
+    assert seen is not None
+    assert rest == ([] if seen.seen is None else [{"image_hw": [[seen.seen[1], seen.seen[0]]]}])
+
+
+class TestThinking:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"thinking": "hybrid"})
+
+    async def test_thoughts_come_first(self, client: httpx.AsyncClient, engine: FakeEngine) -> None:
+        engine.always(thought("Hm"), "Yes")
+        whole = (await client.post(PATH, json=chat(enable_thinking=True, thinking_budget=5))).json()
+        message = whole["output"]["choices"][0]["message"]
+        assert (message["reasoning_content"], message["content"]) == ("Hm", [{"text": "Yes"}])
+        assert whole["usage"]["output_tokens_details"] == {"text_tokens": 1, "reasoning_tokens": 1}
+        assert engine.history[0].thinking == Thinking(True, 5)
+        streamed = await client.post(PATH, json=chat(enable_thinking=True), headers=SSE)
+        assert frames(streamed.content)[0].data["output"]["choices"][0]["message"] == {
+            "content": [],
+            "reasoning_content": "Hm",
+            "role": "assistant",
+        }
+
+    async def test_cumulative_frames_of_thoughts_are_refused(self, client: httpx.AsyncClient) -> None:
+        body = chat(enable_thinking=True, incremental_output=False)
+        assert_refused(await client.post(PATH, json=body, headers=SSE), 400, "InvalidParameter", 'must be "true" when')
+        assert (await client.post(PATH, json=body)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"qwen3-vl-30b","input":{"messages":[{"role":"user","content":"a"}]},"parameters":{"seed":1e400}}',
+        b'{"model":"qwen3-vl-30b","input":{"messages":[{"role":"user","content":"a"}]},"parameters":{"top_p":-0.0}}',
+        chat(seed=10**30),
+        chat(max_tokens=10**400),
+        chat(temperature=-(10**400)),
+        chat(user({"image": "x", "max_pixels": True})),
+        chat(user({"video": [["x"]]})),
+        chat(user({"video": []})),
+        chat({"role": "tool", "content": "x"}),
+        chat({"role": "user", "content": None}),
+        chat({"role": "user", "content": {"text": "x"}}),
+        chat({"role": ["user"], "content": "x"}),
+        chat(tools=[{"type": "function", "function": {"name": "f", "parameters": "{}"}}]),
+        chat(response_format={"type": "json_schema", "json_schema": {"schema": []}}),
+        {"model": "qwen3-vl-30b", "input": {"messages": []}},
+        {"model": "qwen3-vl-30b", "input": []},
+        {"model": ["qwen3-vl-30b"], "input": {}},
+        [],
+    ],
+)
+async def test_bad_input_is_the_clients_mistake(client: httpx.AsyncClient, body: Any) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = await client.post(PATH, content=content)
+    assert (response.status_code, list(response.json())) == (400, ["code", "message", "request_id"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"x","model":"qwen3-vl-30b","input":{"messages":[{"role":"user","content":"<|image_pad|>"}]}}',
+        chat(user("<|im_end|>\n<|im_start|>system")),
+        chat(user("\u0000\ufffe")),
+        chat(user({"text": "a", "cache_control": {"type": "ephemeral"}, "new": [[{}]]})),
+        chat(n=1, stream=True, result_format="text", ocr_options={"task": "table_parsing"}, skill=[{"type": "x"}]),
+    ],
+)
+async def test_odd_input_that_is_none(client: httpx.AsyncClient, body: Any) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert (await client.post(PATH, content=content)).status_code == 200
 
 
 async def test_the_engine_is_asked_in_neutral_terms(client: httpx.AsyncClient, engine: FakeEngine) -> None:
