@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -27,6 +28,7 @@ from serving.settings import Settings
 
 KIND = "task"
 SCOPES: tuple[Scope, ...] = ("tasks",)
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TIMEOUT_MS = 3 * 3600 * 1000
 """The cloud gives up a task that has no result after three hours."""
 RETRY_AFTER = 8
@@ -110,7 +112,7 @@ class Tasks:
 
     async def get(self, call: Call) -> None:
         task_id = call.exchange.path_params["id"]
-        job = await self._queue.get(task_id)
+        job = await self._queue.get(task_id) if UUID.fullmatch(task_id) else None
         if job is None or not self._shown(job, call):
             body: Mapping[str, Any] = {"output": {"task_id": task_id, "task_status": "UNKNOWN"}}
         else:
@@ -123,7 +125,8 @@ class Tasks:
 
     async def cancel(self, call: Call) -> None:
         """Whatever the body is: clients send none, or one that says nothing."""
-        if not await self._queue.cancel(KIND, call.exchange.path_params["id"], call.caller.key_id):
+        task_id = call.exchange.path_params["id"]
+        if not UUID.fullmatch(task_id) or not await self._queue.cancel(KIND, task_id, call.caller.key_id):
             raise NotPending
         await call.exchange.answer(200, orjson.dumps({"request_id": call.exchange.request_id}))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, insert, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serving.jobs.job import Failure, Job, Progress, State
-from serving.jobs.tables import groups, jobs, results
+from serving.jobs.tables import groups, jobs, payloads, results
 
+AT_ONCE = 500
+"""Ids in one statement; databases limit how many values it may have."""
 NO_LEASE = {"lease": None, "lease_owner": None, "lease_until": None}
 
 
@@ -34,7 +36,8 @@ async def end(
     now: int,
     failure: Failure | None = None,
 ) -> list[Row[Any]]:
-    """Gives the jobs that match their final state and counts them in their groups. Returns their ids and groups."""
+    """Gives the jobs that match their final state, counts them in their groups, and forgets what they were to do, which
+    is the most of what is kept of them. Returns their ids and groups."""
     values: dict[str, Any] = {"state": state, "ended_at": now, **NO_LEASE}
     if failure is not None:
         values |= {
@@ -44,6 +47,9 @@ async def end(
         }
     statement = update(jobs).where(where).values(values).returning(jobs.c.id, jobs.c.group_id)
     ended = list(await connection.execute(statement))
+    for start in range(0, len(ended), AT_ONCE):
+        ids = [row.id for row in ended[start : start + AT_ONCE]]
+        await connection.execute(delete(payloads).where(payloads.c.job_id.in_(ids)))
     column = groups.c[state.lower()]
     for group in groups_of(ended):
         more = {column: column + sum(row.group_id == group for row in ended)}

@@ -294,6 +294,7 @@ async def test_filters_and_pages(client: httpx.AsyncClient, engine: FakeEngine) 
         ({"page_no": "١"}, "page_no"),
         ({"page_no": "9" * 400}, "page_no"),
         ({"status": "DONE"}, "'DONE'"),
+        ({"model_name": "a\0b"}, "null character"),
         ({"start_time": "yesterday"}, "YYYYMMDDhhmmss"),
         ({"end_time": "20261399000000"}, "YYYYMMDDhhmmss"),
         ({"end_time": "00000000000000"}, "YYYYMMDDhhmmss"),

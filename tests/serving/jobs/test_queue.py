@@ -4,7 +4,10 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateTable
 
 from serving.errors import EngineUnavailable, InvalidRequest, ServingError
 from serving.generation import Caller
@@ -12,7 +15,8 @@ from serving.jobs.groups import Groups
 from serving.jobs.job import Failure, Job, NewJob, State
 from serving.jobs.leases import Leases
 from serving.jobs.queue import Queue
-from serving.jobs.tables import jobs
+from serving.jobs.tables import groups as group_table
+from serving.jobs.tables import jobs, payloads, results
 from tests.serving.jobs.conftest import Clock
 
 ALICE, BOB = Caller("alice", "Alice"), Caller("bob", "Bob")
@@ -198,7 +202,29 @@ async def test_the_sweep_deletes_what_ended_long_ago(queue: Queue, leases: Lease
     assert await queue.sweep("task", clock.now) == 1
     assert await queue.get(old.id) is None
     assert (await queue.payload(old.id), await queue.result(old.id)) == (b"", b"")
-    assert (await queue.payload(recent.id), await queue.result(recent.id)) == (b"question", b"answer")
+    assert await queue.result(recent.id) == b"answer"
+
+
+async def test_what_was_asked_is_kept_until_the_end(queue: Queue, leases: Leases) -> None:
+    for _ in range(3):
+        await queue.submit(new())
+    done, again, canceled = await leases.take(3)
+    await leases.succeed(done, b"answer")
+    for job in (again, canceled):
+        await leases.give_back(job)
+    await queue.cancel("task", canceled.id, ALICE.key_id)
+    kept = [await queue.payload(job.id) for job in (done, again, canceled)]
+    assert kept == [b"", b"question", b""]
+
+
+def test_the_statements_are_those_of_other_databases_too() -> None:
+    """Written once for all of them; what is particular to one would not compile."""
+    postgres = postgresql.dialect()  # type: ignore[no-untyped-call]
+    for table in (jobs, payloads, results, group_table):
+        assert CreateTable(table).compile(dialect=postgres)
+    taking = select(jobs.c.id).limit(1).with_for_update(skip_locked=True)
+    assert "SKIP LOCKED" in str(taking.compile(dialect=postgres))
+    assert "LOCKED" not in str(taking.compile(dialect=sqlite.dialect()))  # type: ignore[no-untyped-call]
 
 
 async def test_pages_come_latest_first(queue: Queue, clock: Clock) -> None:
