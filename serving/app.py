@@ -71,7 +71,7 @@ def create_app(
 ) -> Router:
     """The whole server. It answers at once, with 503 until the engine is ready; `on_engine_failure` is called when it
     is certain that it never will be."""
-    records = database.at(settings.data)
+    records = database.at(settings.data, settings.database_url)
     storage = Storage(records, settings)
 
     def model_folder() -> Path | None:

@@ -35,7 +35,7 @@ def with_database(chosen: Settings, use: Callable[[AsyncEngine], Coroutine[Any, 
     """Runs `use` on the server's database, up to date."""
 
     async def open_and_use() -> T:
-        engine = database.at(chosen.data)
+        engine = database.at(chosen.data, chosen.database_url)
         try:
             await database.create_tables(engine, chosen.data)
             return await use(engine)

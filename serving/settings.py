@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.media.addresses import Guard
 from serving.media.policy import processor_of
+from serving.storage import database
 
 PREFIX = "HOMESCOPE_"
 MODEL_NAMES = ("qwen3-vl-30b", "qwen3-vl-30b-a3b-instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct")
@@ -34,7 +35,13 @@ def _processing(folder: Path) -> Path:
     return folder
 
 
+def _database(url: SecretStr) -> SecretStr:
+    database.parsed(url.get_secret_value())
+    return url
+
+
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Database = Annotated[SecretStr, AfterValidator(_database)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Hosts = Annotated[Names, AfterValidator(_hosts)]
 Processing = Annotated[Folder, AfterValidator(_processing)]
@@ -167,6 +174,9 @@ class Settings(BaseSettings):
     limit_tpm: int | None = Field(default=None, ge=1, description="tokens per minute of all keys together")
     limit_ipm: int | None = Field(default=None, ge=1, description="images per minute of all keys together")
     limit_concurrency: int | None = Field(default=None, ge=1, description="requests at a time of all keys together")
+    database: Database | None = Field(
+        default=None, description="postgresql://user:password@host/name; none: SQLite in the data folder"
+    )
     redis_url: SecretStr | None = Field(
         default=None, description="Redis in which several servers count limits together; none: each for itself"
     )
@@ -177,6 +187,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level that is logged"
     )
+
+    @property
+    def database_url(self) -> str | None:
+        return None if self.database is None else self.database.get_secret_value()
 
     @property
     def served_models(self) -> tuple[str, ...]:
@@ -202,4 +216,5 @@ def _refuse_unknown_names() -> None:
 
 def _explain(item: dict[str, Any]) -> str:
     name = PREFIX + str(item["loc"][0]).upper()
-    return f"{name}={item['input']}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    shown = "..." if "SecretStr" in str(Settings.model_fields[str(item["loc"][0])].annotation) else item["input"]
+    return f"{name}={shown}: {item['msg'][0].lower()}{item['msg'][1:]}"

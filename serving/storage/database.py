@@ -1,32 +1,107 @@
+from __future__ import annotations
+
 import asyncio
+import importlib
 from pathlib import Path
 
-from sqlalchemy import MetaData, event
+from sqlalchemy import Connection, MetaData, event, inspect, text
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 metadata = MetaData()
 """Every table of the server registers here."""
 
+TABLES = (
+    "serving.access.keys",
+    "serving.access.signer",
+    "serving.compatible.batch.record",
+    "serving.jobs.tables",
+    "serving.storage.files",
+    "serving.storage.journal",
+    "serving.storage.records.tables",
+    "serving.storage.uploads",
+)
+"""The modules that do. All are created together, whichever command comes first."""
 
-def at(folder: Path) -> AsyncEngine:
-    """The server's SQLite database in `folder`; nothing is opened before it is first used."""
-    engine = create_async_engine(f"sqlite+aiosqlite:///{folder / 'homescope.db'}")
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 30.0
+"""Seconds that PostgreSQL is waited for."""
+UPGRADE_LOCK = 0x686F6D65
+"""Of PostgreSQL's advisory locks the one that servers which start together queue for; any number that is ours."""
+UPGRADE_WITHIN_MS = 120_000
+
+
+def at(folder: Path, url: str | None = None) -> AsyncEngine:
+    """The server's database at `url`, or a SQLite file in `folder`; nothing is opened before it is first used.
+
+    Raises `ValueError` for a URL of no database that the server knows.
+    """
+    address = make_url(f"sqlite:///{folder / 'homescope.db'}") if url is None else parsed(url)
+    address = address.set(drivername=DRIVERS[address.get_backend_name()])
+    if address.get_backend_name() == "postgresql":
+        waits = {"timeout": CONNECT_WITHIN, "command_timeout": ANSWER_WITHIN}
+        return create_async_engine(address, pool_pre_ping=True, connect_args=waits)
+    engine = create_async_engine(address)
     event.listen(engine.sync_engine, "connect", _prepare)
     return engine
 
 
+def parsed(url: str) -> URL:
+    """Raises `ValueError`."""
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise ValueError("it is no URL; write postgresql://user:password@host/name") from None
+    if address.get_backend_name() not in DRIVERS:
+        raise ValueError("only sqlite:/// and postgresql:// databases are known")
+    return address
+
+
 async def create_tables(engine: AsyncEngine, folder: Path) -> None:
-    """Raises `OSError` if the folder cannot be written. Only its owner can read what is in it."""
-    await asyncio.to_thread(_create_file, folder)
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
+    """Brings the database to this version's tables; servers that start together wait for the first of them.
+
+    Raises `OSError` if the folder cannot be written. Only its owner can read what is in it.
+    """
+    await asyncio.to_thread(_create_folder, folder)
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        await asyncio.to_thread(Path(engine.url.database).touch, 0o600)
+    for module in TABLES:
+        importlib.import_module(module)
+    async with engine.connect() as connection:
+        await connection.run_sync(_lock)
+        await connection.run_sync(_upgrade)
+        await connection.commit()
 
 
-def _create_file(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / "homescope.db").touch(mode=0o600)
+
+
+def _lock(connection: Connection) -> None:
+    """Until the transaction ends, which on both databases covers the tables that are made in it."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={UPGRADE_WITHIN_MS}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("PRAGMA busy_timeout=5000")
+    else:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
+
+
+def _upgrade(connection: Connection) -> None:
+    """An empty database gets its tables as they are now; an older one takes the steps between."""
+    from serving.storage.migrations import HEAD, steps
+
+    existing = set(inspect(connection).get_table_names())
+    if steps.version(connection, existing) == HEAD:
+        return
+    if not existing:
+        metadata.create_all(connection)
+        steps.stamp(connection, HEAD)
+    else:
+        steps.run(connection, existing)
 
 
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
