@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -37,7 +39,7 @@ async def test_a_file_from_its_upload_to_its_deletion(client: httpx.AsyncClient)
 
 
 async def test_the_purpose_may_come_first(client: httpx.AsyncClient) -> None:
-    files = [("purpose", (None, "file-extract")), ("file", ("a.txt", b"hi"))]
+    files: Any = [("purpose", (None, "file-extract")), ("file", ("a.txt", b"hi"))]
     response = await client.post("/v1/files", files=files)
     assert response.json()["id"].startswith("file-fe-")
 
@@ -70,9 +72,7 @@ async def test_the_list_of_files(client: httpx.AsyncClient) -> None:
         ([("purpose", (None, "x" * 9999)), ("file", ("a", b"x"))], None),
     ],
 )
-async def test_forms_that_are_none(
-    client: httpx.AsyncClient, files: list[tuple[str, tuple[str | None, bytes]]], param: str | None
-) -> None:
+async def test_forms_that_are_none(client: httpx.AsyncClient, files: Any, param: str | None) -> None:
     response = await client.post("/v1/files", files=files)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert (await client.get("/v1/files")).json()["data"] == []
