@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from serving.errors import StorageUnavailable
 from serving.jobs import transitions
 from serving.jobs.job import Clock, Job, NewJob, State, wall_clock
 from serving.jobs.tables import job_of, jobs, payloads, results
+
+log = logging.getLogger(__name__)
 
 SWEEP = 500
 """Jobs deleted in one transaction: the others that write wait for it."""
@@ -20,7 +25,7 @@ class Queue:
     """Jobs in the database, as those see it who hand them in and ask for them.
 
     What a method did is committed when it returns. It then survives the death of the process at any moment and, as far
-    as the disk keeps what it has confirmed, of the machine.
+    as the disk keeps what it has confirmed, of the machine. Each raises `StorageUnavailable` if the database is away.
     """
 
     def __init__(self, database: AsyncEngine, clock: Clock = wall_clock) -> None:
@@ -32,13 +37,16 @@ class Queue:
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection, None]:
         """One at a time: SQLite has one writer, and those that it keeps waiting it serves in no order."""
-        async with self._writing, self._database.begin() as connection:
-            yield connection
+        async with self._writing:
+            with _translated():
+                async with self._database.begin() as connection:
+                    yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncConnection, None]:
-        async with self._database.connect() as connection:
-            yield connection
+        with _translated():
+            async with self._database.connect() as connection:
+                yield connection
 
     def on_submit(self, listener: Callable[[], None]) -> None:
         """`listener` is called, in this process only, when there is something new to do."""
@@ -112,6 +120,15 @@ class Queue:
             deleted += len(ids)
             if len(ids) < SWEEP:
                 return deleted
+
+
+@contextmanager
+def _translated() -> Generator[None, None, None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, OSError) as error:  # a TimeoutError is an OSError, too
+        log.warning("the queue's database cannot be worked on: %s", type(error).__name__)
+        raise StorageUnavailable from error
 
 
 async def insert_jobs(connection: AsyncConnection, new: Sequence[NewJob], group: str | None, now: int) -> None:

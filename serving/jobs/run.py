@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from serving.errors import EngineUnavailable, InternalError, Overloaded, ServingError, TaskTimeout
+from serving.errors import EngineUnavailable, InternalError, Overloaded, ServingError, StorageUnavailable, TaskTimeout
 from serving.jobs.job import Failure, Job
 from serving.jobs.leases import Leases
 
@@ -71,7 +71,7 @@ class Run:
         for pause in (*RECORD_AGAIN, None):
             try:
                 await (self._record() if done else self._leases.fail(self.job, TaskTimeout()))
-            except SQLAlchemyError as error:
+            except (StorageUnavailable, SQLAlchemyError) as error:
                 log.warning("the end of job %s could not be written down: %s", self.job.id, type(error).__name__)
             else:
                 return

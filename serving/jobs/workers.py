@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from serving.errors import StorageUnavailable
 from serving.jobs.groups import Groups
 from serving.jobs.identity import Identity
 from serving.jobs.job import Job
@@ -163,8 +162,8 @@ async def _survive(step: Coroutine[Any, Any, Any]) -> Any:
     """Whatever a step fails of, and be it a full disk, the next one may succeed."""
     try:
         return await step
-    except SQLAlchemyError as error:
-        log.warning("the queue could not be worked on: %s", type(error).__name__)
+    except StorageUnavailable:
+        pass  # has been logged
     except Exception:
         log.exception("the queue could not be worked on")
     return None

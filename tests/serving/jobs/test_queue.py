@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -9,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
 
-from serving.errors import EngineUnavailable, InvalidRequest, ServingError
+from serving.errors import EngineUnavailable, InvalidRequest, ServingError, StorageUnavailable
 from serving.generation import Caller
 from serving.jobs.groups import Groups
 from serving.jobs.job import Failure, Job, NewJob, State
@@ -17,6 +18,7 @@ from serving.jobs.leases import Leases
 from serving.jobs.queue import Queue
 from serving.jobs.tables import groups as group_table
 from serving.jobs.tables import jobs, payloads, results
+from serving.storage import database
 from tests.serving.jobs.conftest import Clock
 
 ALICE, BOB = Caller("alice", "Alice"), Caller("bob", "Bob")
@@ -224,7 +226,7 @@ def test_the_statements_are_those_of_other_databases_too() -> None:
         assert CreateTable(table).compile(dialect=postgres)
     taking = select(jobs.c.id).limit(1).with_for_update(skip_locked=True)
     assert "SKIP LOCKED" in str(taking.compile(dialect=postgres))
-    assert "LOCKED" not in str(taking.compile(dialect=sqlite.dialect()))  # type: ignore[no-untyped-call]
+    assert "LOCKED" not in str(taking.compile(dialect=sqlite.dialect()))
 
 
 async def test_pages_come_latest_first(queue: Queue, clock: Clock) -> None:
@@ -320,3 +322,12 @@ async def test_a_part_that_cannot_be_added_leaves_nothing(queue: Queue, groups: 
     progress = await groups.progress("g")
     assert progress is not None
     assert progress.total == 1
+
+
+async def test_a_database_that_is_away_is_an_outage_not_a_defect(tmp_path: Path) -> None:
+    away = database.at(tmp_path / "nowhere")
+    queue = Queue(away)
+    for step in (lambda: queue.submit(new()), lambda: queue.get("1"), lambda: queue.cancel("task", "1", "alice")):
+        with pytest.raises(StorageUnavailable):
+            await step()
+    await away.dispose()
