@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.app import create_app
+from serving.dashscope.tokenizer import MAX_CHARS
+from serving.engine.tokens import Tokens, readable
+from serving.engine.vllm import VLLM
+from serving.errors import EngineUnavailable
+from serving.settings import Settings
+from tests.fakes import FakeEngine
+
+MODEL = "qwen3-vl-30b"
+
+
+class Spelling(FakeEngine):
+    """An engine that tells its tokens: one for each character."""
+
+    async def tokenize(self, text: str) -> Tokens:
+        return Tokens([ord(letter) for letter in text], list(text))
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return Spelling()
+
+
+async def ask(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
+    return await client.post("/api/v1/tokenizer", json={"model": MODEL, **body})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt": "代码"},
+        {"messages": [{"role": "user", "content": "代码"}]},
+        {"messages": [{"role": "user", "content": [{"text": "代"}, {"image": "http://x/a.png"}, {"text": "码"}]}]},
+        {"messages": [{"role": "system", "content": "代"}, {"role": "user", "content": "码"}]},
+    ],
+)
+async def test_tokens_of_the_text(client: httpx.AsyncClient, given: dict[str, Any]) -> None:
+    answer = await ask(client, input=given, parameters={"x": 1})
+    assert answer.status_code == 200
+    assert {**answer.json(), "request_id": ""} == {
+        "output": {"token_ids": [20195, 30721], "tokens": ["代", "码"]},
+        "usage": {"input_tokens": 2},
+        "request_id": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ({}, "BadRequest.EmptyInput", "Required input parameter"),
+        ({"input": {}}, "InvalidParameter", 'Either "prompt" or "messages"'),
+        ({"input": {"prompt": "a", "messages": []}}, "InvalidParameter", "Only one of the parameters"),
+        ({"input": {"prompt": ""}}, "InvalidParameter", "got 0"),
+        ({"input": {"messages": []}}, "InvalidParameter", "got 0"),
+        ({"input": {"prompt": "x" * (MAX_CHARS + 1)}}, "InvalidParameter", f"got {MAX_CHARS + 1}"),
+        ({"input": {"prompt": 1}}, "InvalidParameter", "Required body invalid"),
+        ({"input": "text"}, "InvalidParameter", "Required body invalid"),
+        ({"model": "none", "input": {"prompt": "a"}}, "InvalidParameter", "Model not exist."),
+        ({"model": None, "input": {"prompt": "a"}}, "BadRequest.EmptyModel", "model"),
+    ],
+)
+async def test_what_has_no_text_is_refused(client: httpx.AsyncClient, body: Any, code: str, said: str) -> None:
+    answer = await ask(client, **body)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert said in answer.json()["message"]
+
+
+async def test_an_engine_that_cannot_tell_is_no_defect(settings: Settings, key: str) -> None:
+    app = create_app(settings, FakeEngine())
+    async with app.lifespan_context(app), _client(app, key) as client:
+        answer = await ask(client, input={"prompt": "a"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "InvalidParameter")
+
+
+def _client(app: Any, key: str) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [("ä»£çłģ", "代码"), ("ĠHello", " Hello"), ("Ċ", "\n"), ("<|im_end|>", "<|im_end|>"), ("ä»", "�"), ("中", "中")],
+)
+def test_byte_level_tokens_are_readable(token: str, text: str) -> None:
+    assert readable(token) == text
+
+
+@pytest.fixture
+async def away() -> AsyncGenerator[VLLM, None]:
+    engine = VLLM("http://127.0.0.1:9")
+    await engine.start()
+    yield engine
+    await engine.aclose()
+
+
+async def test_an_engine_that_is_away_is_unavailable(away: VLLM) -> None:
+    with pytest.raises(EngineUnavailable):
+        await away.tokenize("a")
