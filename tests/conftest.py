@@ -8,6 +8,13 @@ settings.register_profile("here", deadline=None, max_examples=60, suppress_healt
 settings.load_profile("here")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here, because only this file is read before the command line is."""
+    group = parser.getgroup("conformance", "clients against the server (tests/conformance)")
+    group.addoption("--target", choices=("local", "cloud"), default="local", help="what the clients talk to")
+    group.addoption("--conformance-table", metavar="FILE", help="write the table of clients and flows to FILE")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on what the shell has set; a proxy would even take requests to 127.0.0.1 away."""

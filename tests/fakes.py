@@ -86,6 +86,12 @@ class FakeEngine:
     def enqueue(self, *pieces: str | Chunk, **options: object) -> None:
         self._scripts.append(replace(Script(pieces), **options))  # type: ignore[arg-type]
 
+    def rehearse(self, *scripts: Script) -> None:
+        """Forgets what it was asked and told, and answers by these."""
+        self.history.clear()
+        self._scripts = list(scripts)
+        self._default = Script(("ok",))
+
     def always(self, *pieces: str | Chunk, **options: object) -> None:
         """The answer whenever nothing is queued."""
         self._default = replace(Script(pieces), **options)  # type: ignore[arg-type]
