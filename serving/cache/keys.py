@@ -53,7 +53,7 @@ def _plain(value: object) -> Any:
         return [value.digest, value.seen]
     if isinstance(value, VideoContent):
         return [value.frames, value.fps, value.seconds]
-    kind = type(value)
+    kind: Any = type(value)
     return [kind.__name__, *(getattr(value, name) for name in _names(kind))]
 
 

@@ -75,7 +75,7 @@ class Optional:
     def __init__(self, store: Store, *, patience: float = PATIENCE, pause: float = PAUSE) -> None:
         """Both in seconds."""
         self._store = store
-        self._patience = patience
+        self.patience = patience
         self._pause = pause
         self._away_until = 0.0
         self._away = False
@@ -91,7 +91,7 @@ class Optional:
         if time.monotonic() < self._away_until:
             return None
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 value = await self._store.get(key)
         except Exception as error:  # clients of stores raise what they like, TimeoutError and OSError among it
             self._failed(error)
@@ -103,7 +103,7 @@ class Optional:
         if time.monotonic() < self._away_until:
             return
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 await self._store.set(key, value)
         except Exception as error:
             self._failed(error)
