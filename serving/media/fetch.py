@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import logging
 import socket
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -13,9 +16,11 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from serving.errors import InvalidRequest, MediaUnavailable, ServingError
+from serving.errors import InvalidRequest, MediaUnavailable, ServingError, StorageUnavailable
 from serving.media.addresses import BAD_URL, FORBIDDEN, PUBLIC_ONLY, Guard
 from serving.media.freshness import Cache, SingleFlight
+
+log = logging.getLogger(__name__)
 
 Kind: TypeAlias = Literal["image", "video"]
 
@@ -92,7 +97,7 @@ class Fetcher:
     async def video(self, reference: str, file: Path) -> None:
         """Writes the answer to `file`. Raises as `image` does."""
         async with self._answer(self._checked(reference), "video", {}) as response:
-            with await asyncio.to_thread(file.open, "wb") as out:
+            with _stored(), file.open("wb") as out:
                 async for piece in self._pieces(response, "video"):
                     await asyncio.to_thread(out.write, piece)
 
@@ -171,6 +176,18 @@ class Fetcher:
                 auto_decompress=False,
             )
         return self._session
+
+
+@contextmanager
+def _stored() -> Generator[None, None, None]:
+    """A full disk is the server's trouble, not that of the source."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EFBIG):
+            raise
+        log.error("a video cannot be written to %s: %s", tempfile.gettempdir(), error.strerror)
+        raise StorageUnavailable from None
 
 
 def _target(response: aiohttp.ClientResponse) -> URL | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from serving.errors import InvalidRequest, MediaUnavailable
+from serving.errors import InvalidRequest, MediaUnavailable, StorageUnavailable
 from serving.media.addresses import Guard
 from serving.media.fetch import Fetcher, FetchRules
 from tests.serving.media.sites import HOST, Names, Site, site
@@ -258,3 +258,8 @@ async def test_a_video_is_written_to_a_file(fetcher: Fetcher, images: Site, tmp_
     body = bytes(range(256)) * 1000
     await fetcher.video(images.answer("/v.mp4", body, Content_Type="video/mp4"), tmp_path / "v")
     assert (tmp_path / "v").read_bytes() == body
+
+
+async def test_a_disk_that_takes_nothing_is_not_the_clients_mistake(fetcher: Fetcher, images: Site) -> None:
+    with pytest.raises(StorageUnavailable):
+        await fetcher.video(images.answer("/v.mp4", bytes(1 << 20), Content_Type="video/mp4"), Path("/dev/full"))
