@@ -32,6 +32,7 @@ from serving.layers.permitted import Inspected, Permitted
 from serving.layers.resolved import Resolved
 from serving.media import assembly
 from serving.media.service import Media
+from serving.metrics import Metrics, Observed, prices_of
 from serving.settings import Settings
 from serving.storage import database
 from serving.storage.assembly import Storage
@@ -87,6 +88,8 @@ def create_app(
         queue, kinds, folder=settings.data, concurrency=settings.background_concurrency, ready=stack.ready
     )
 
+    metrics = Metrics(stack, settings.served_models, prices_of(settings))
+
     async def bring_up() -> None:
         try:
             await stack.start()
@@ -104,7 +107,8 @@ def create_app(
         await workers.start()
         await batches.start()
         try:
-            yield
+            async with ops.admin(settings, stack, metrics.text):
+                yield
         finally:
             await batches.aclose()
             await workers.aclose()
@@ -123,7 +127,7 @@ def create_app(
     ]
     # A router alone: the endpoints answer their own errors, and the layers that an application adds cost as much CPU as
     # parsing a request. Slashed paths are not redirected, because the SDK's aio client does not repeat its body.
-    return Router(routes, default=_not_found, lifespan=lifespan, redirect_slashes=False)
+    return Observed(metrics.observe, routes, default=_not_found, lifespan=lifespan, redirect_slashes=False)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -26,6 +26,8 @@ REFUSE_WITHIN = 5.0
 RETRY_AFTER = 5
 """Seconds until a server that stops has a successor, roughly; clients cap the header at 8."""
 NOBODY = Caller("", "-")
+OBSERVE = "homescope.observe"
+"""Where a scope has what is to be told of each call that has ended."""
 
 
 @dataclass(slots=True)
@@ -86,6 +88,8 @@ class Endpoint:
             await self._refuse(call, InternalError())
         finally:
             _log(call)
+            if observe := scope.get(OBSERVE):
+                observe(call)
 
     def _check_scope(self, caller: Caller) -> None:
         if self._scopes and self._scopes.isdisjoint(caller.grant.scopes):

@@ -1,15 +1,23 @@
-from collections.abc import Awaitable, Callable
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 import orjson
-from starlette.routing import Route
+import uvicorn
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from serving import errors
 from serving.engine.base import Engine
 from serving.errors import InvalidRequest
 from serving.exchange import Exchange
+from serving.settings import Settings
 
 METHODS = ("GET", "HEAD")
+EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 def routes(engine: Engine) -> list[Route]:
@@ -25,6 +33,39 @@ def routes(engine: Engine) -> list[Route]:
             await exchange.answer(503, orjson.dumps({"status": "the engine is not ready"}), {"retry-after": "2"})
 
     return [Route("/livez", Probe(livez)), Route("/readyz", Probe(readyz))]
+
+
+@asynccontextmanager
+async def admin(settings: Settings, engine: Engine, metrics: Callable[[], bytes]) -> AsyncGenerator[None, None]:
+    """Serves /metrics and the probes on the port for operators, if the settings have one."""
+    if settings.admin_port is None:
+        yield
+        return
+
+    async def scrape(exchange: Exchange) -> None:
+        await exchange.answer(200, metrics(), content_type=EXPOSITION)
+
+    app = Router([*routes(engine), Route("/metrics", Probe(scrape))], redirect_slashes=False)
+    listener = socket.create_server((settings.admin_host, settings.admin_port), family=_family(settings.admin_host))
+    server = _Beside(uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = server.force_exit = True
+        await serving
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class _Beside(uvicorn.Server):
+    """A server that leaves the signals of the process to the one it stands beside."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
 
 
 class Probe:

@@ -1,5 +1,6 @@
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from serving.media.policy import processor_of
 from serving.storage import database
 
 PREFIX = "HOMESCOPE_"
+PRICE = re.compile(r"(?P<model>[^=]+)=(?P<input>\d+(\.\d+)?)/(?P<output>\d+(\.\d+)?)")
 MODEL_NAMES = ("qwen3-vl-30b", "qwen3-vl-30b-a3b-instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct")
 
 
@@ -40,11 +42,21 @@ def _database(url: SecretStr) -> SecretStr:
     return url
 
 
+def _prices(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        if not PRICE.fullmatch(entry):
+            raise ValueError(f"{entry!r} is not of the form model=input/output, like qwen3-vl-30b=0.75/3")
+    return entries
+
+
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Database = Annotated[SecretStr, AfterValidator(_database)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Hosts = Annotated[Names, AfterValidator(_hosts)]
 Processing = Annotated[Folder, AfterValidator(_processing)]
+
+
+Prices = Annotated[Names, AfterValidator(_prices)]
 
 
 class Settings(BaseSettings):
@@ -57,6 +69,13 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    admin_host: str = Field(default="127.0.0.1", min_length=1, description="address of the port for operators")
+    admin_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port for operators, with /metrics and the probes; none: neither"
+    )
+    prices: Prices = Field(
+        default=(), description="model=input/output, what a million tokens cost, for the metric of the cost"
+    )
     engine_urls: Names = Field(
         default=(), description="running vLLMs to share the work; none starts the embedded engine"
     )

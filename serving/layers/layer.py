@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from serving.engine.base import Engine
 
 
@@ -17,3 +19,11 @@ class Layer:
 
     async def aclose(self) -> None:
         await self._engine.aclose()
+
+
+def within(engine: Engine) -> Iterator[Engine]:
+    """The engine, what it wraps, what that wraps, and so on."""
+    yield engine
+    while isinstance(engine, Layer):
+        engine = engine._engine
+        yield engine
