@@ -56,12 +56,26 @@ class VLLM:
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         with translated(self._url):
             model = self._model or await self._find_model()
-            async with (
-                await self._answer(generation, model) as response,
-                aclosing(answer.chunks(answer.events(response.content.iter_any()), generation)) as chunks,
-            ):
-                async for chunk in chunks:
-                    yield chunk
+            while True:
+                lacked = len(self._lacks)
+                try:
+                    async with aclosing(self._attempt(generation, model)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                    return
+                except OptionRefused as refused:  # before the first chunk
+                    self._lacks.add(refused.option)
+                    if len(self._lacks) == lacked:
+                        raise GenerationFailed from refused
+                    log.warning("engine at %s does not take %s", self._url, refused.option)
+
+    async def _attempt(self, generation: Generation, model: str) -> AsyncGenerator[Chunk, None]:
+        async with (
+            await self._answer(generation, model) as response,
+            aclosing(answer.chunks(answer.events(response.content.iter_any()), generation)) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
 
     async def tokenize(self, text: str) -> Tokens:
         with translated(self._url):
@@ -118,21 +132,13 @@ class VLLM:
 
     async def _answer(self, generation: Generation, model: str) -> aiohttp.ClientResponse:
         """The accepted answer. A `max_tokens` that does not fit beside the prompt is no error in the cloud: the answer
-        ends at the end of the context. vLLM refuses it, so ask again without; so, too, without what it never takes."""
-        without = set(self._lacks)
-        while True:
-            try:
-                return await self._post(chat.body(generation, model, without=without))
-            except ContextTooLong:
-                if "max_tokens" in without or chat.max_tokens(generation) is None:
-                    raise
-                without.add("max_tokens")
-            except OptionRefused as refused:
-                if refused.option in without:
-                    raise GenerationFailed from refused
-                log.warning("engine at %s does not take %s", self._url, refused.option)
-                self._lacks.add(refused.option)
-                without.add(refused.option)
+        ends at the end of the context. vLLM refuses it, so ask again without."""
+        try:
+            return await self._post(chat.body(generation, model, without=self._lacks))
+        except ContextTooLong:
+            if chat.max_tokens(generation) is None:
+                raise
+        return await self._post(chat.body(generation, model, without=self._lacks | {"max_tokens"}))
 
     async def _post(self, body: bytes) -> aiohttp.ClientResponse:
         response = await self._http.post(f"{self._url}/v1/chat/completions", data=_Whole(body))

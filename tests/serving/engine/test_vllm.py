@@ -35,7 +35,7 @@ from serving.generation import (
     Usage,
 )
 from tests.serving.conftest import listening
-from tests.serving.engine.fake_vllm import DONE, ROLE, FakeVLLM, event, final, refusal
+from tests.serving.engine.fake_vllm import DONE, ROLE, FakeVLLM, data, event, final, refusal
 
 QUESTION = Generation("r", Caller("k", "test"), "ours", (Message("user", (Text("hi"),)),))
 IMAGES = replace(QUESTION, messages=(Message("user", (Image("data:,"), Image("data:,"), Text("hi"))),))
@@ -195,10 +195,14 @@ async def test_until_the_engine_has_counted_images_what_they_should_cost_is_told
     assert [chunk.usage.image_tokens for chunk in chunks] == [6, 6]
 
 
-async def test_an_engine_without_a_reasoning_parser_is_asked_without_a_budget(vllm: VLLM, fake: FakeVLLM) -> None:
+@pytest.mark.parametrize("in_stream", [False, True])
+async def test_an_engine_without_a_reasoning_parser_is_asked_without_a_budget(
+    vllm: VLLM, fake: FakeVLLM, in_stream: bool
+) -> None:
+    """vLLM finds some mistakes before it answers, others when it has begun to."""
     answer = [event("a", "stop"), final(), DONE]
-    refused = "thinking_token_budget is set but reasoning_config is not configured."
-    fake.answers += [(400, refusal(refused)), answer, list(answer)]
+    refused = refusal("thinking_token_budget is set but reasoning_config is not configured.")
+    fake.answers += [[data(refused), DONE] if in_stream else (400, refused), answer, list(answer)]
     for _ in range(2):
         await ask(vllm, replace(QUESTION, thinking=Thinking(True, 9)))
     assert [asked.get("thinking_token_budget") for asked in fake.asked] == [9, None, None]
