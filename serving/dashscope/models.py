@@ -12,11 +12,11 @@ from serving.settings import Settings
 
 def routes(keyring: Keyring, settings: Settings) -> list[Route]:
     endpoint = Endpoint(Models(settings), keyring, NATIVE, methods=("GET",))
-    return [Route(f"/api/v1/models{slash}", endpoint) for slash in ("", "/")]
+    return [Route(f"/api/v1/models{rest}", endpoint) for rest in ("", "/", "/{model:path}")]
 
 
 class Models:
-    """GET /api/v1/models: every name that is answered to, or the one asked for."""
+    """GET /api/v1/models: every name that is answered to, or the one asked for, by its path as SDKs of 1.x do."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -24,7 +24,8 @@ class Models:
     async def __call__(self, call: Call) -> None:
         query = call.exchange.query
         number, size = page(query)
-        names = [name for name in self._settings.served_models if query.get("model") in (None, "", name)]
+        wanted = call.exchange.path_params.get("model") or query.get("model")
+        names = [name for name in self._settings.served_models if not wanted or wanted == name]
         shown = [
             {"model": name, "source": "system", "provider": "qwen", "opensource": True}
             for name in names[(number - 1) * size : number * size]

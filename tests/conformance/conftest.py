@@ -10,9 +10,9 @@ from anyio.from_thread import start_blocking_portal
 from tests.conformance import environments, table
 from tests.conformance.matrix import CLIENTS
 from tests.conformance.process import Driver
+from tests.conformance.scripted import Scripted
 from tests.conformance.settings import conformance_settings
 from tests.conformance.target import Target, cloud, local
-from tests.fakes import FakeEngine
 
 RESULTS = pytest.StashKey[dict[tuple[str, str], str]]()
 AT_A_TIME = 2
@@ -25,7 +25,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.config.getoption("--target") == "cloud":
         yield cloud(folder)
         return
-    app = local(folder, FakeEngine(), conformance_settings(folder))
+    app = local(folder, Scripted(), conformance_settings(folder))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(app) as target:
         yield target
 

@@ -202,7 +202,7 @@ def models(ask: Ask) -> Seen:
 
 def files(ask: Ask) -> Seen:
     with client(ask) as opened:
-        uploaded = opened.files.upload(file=ask.image_path, purpose="file-extract")
+        uploaded = opened.files.upload(file_path=ask.image_path, purpose="file-extract")
         listed = [each.file_id for each in opened.files.list(page_size=50).files]
         size = opened.files.get(uploaded.file_id).size
         deleted = opened.files.delete(uploaded.file_id).deleted
