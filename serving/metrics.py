@@ -46,13 +46,23 @@ class Metrics:
         self._registry.register(_State(engine))
         labels = ("model", "outcome")
         self._requests = Counter("homescope_requests", "Requests that have ended", labels, registry=self._registry)
-        self._errors = Counter("homescope_errors", "Requests that were refused or failed", ("code", "status"), registry=self._registry)
-        self._seconds = Histogram(
-            "homescope_stage_seconds", "Time that a stage of a request took", ("stage",), buckets=SECONDS, registry=self._registry
+        self._errors = Counter(
+            "homescope_errors", "Requests that were refused or failed", ("code", "status"), registry=self._registry
         )
-        self._tokens = Counter("homescope_tokens", "Tokens, by what they are", ("model", "kind"), registry=self._registry)
+        self._seconds = Histogram(
+            "homescope_stage_seconds",
+            "Time that a stage of a request took",
+            ("stage",),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "homescope_tokens", "Tokens, by what they are", ("model", "kind"), registry=self._registry
+        )
         self._images = Counter("homescope_images", "Images in requests", ("model",), registry=self._registry)
-        self._cost = Counter("homescope_cost", "What the tokens cost by the table of prices", ("model",), registry=self._registry)
+        self._cost = Counter(
+            "homescope_cost", "What the tokens cost by the table of prices", ("model",), registry=self._registry
+        )
         self._stages = {stage: self._seconds.labels(stage) for stage in STAGES}
 
     def observe(self, call: Call) -> None:

@@ -47,7 +47,9 @@ async def admin(settings: Settings, engine: Engine, metrics: Callable[[], bytes]
 
     app = Router([*routes(engine), Route("/metrics", Probe(scrape))], redirect_slashes=False)
     listener = socket.create_server((settings.admin_host, settings.admin_port), family=_family(settings.admin_host))
-    server = _Beside(uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False))
+    server = _Beside(
+        uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+    )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield
