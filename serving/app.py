@@ -27,6 +27,7 @@ from serving.jobs.run import Kind
 from serving.jobs.workers import Workers
 from serving.layers.admitted import Admitted
 from serving.layers.cached import Cached
+from serving.layers.keeping import Keeping, recorder_of
 from serving.layers.limited import Limited
 from serving.layers.permitted import Inspected, Permitted
 from serving.layers.resolved import Resolved
@@ -40,7 +41,7 @@ from serving.storage.assembly import Storage
 log = logging.getLogger(__name__)
 
 
-def layered(engine: Engine, settings: Settings, media: Media) -> Engine:
+def layered(engine: Engine, settings: Settings, media: Media, keeping: Keeping) -> Engine:
     """The layers around the engine; a request meets the last one named here first."""
     engine = Admitted(
         engine,
@@ -55,9 +56,10 @@ def layered(engine: Engine, settings: Settings, media: Media) -> Engine:
         engine = Cached(
             engine, store, keep_all=settings.cache_all, shared=settings.cache_shared, revision=revision
         )
-    engine = Resolved(Inspected(engine), media)
+    engine = Resolved(Inspected(keeping.inside(engine)), media)
     engine = Permitted(engine)
-    return Limited(engine, access.ledger_of(settings), access.quota_of(settings))
+    engine = Limited(engine, access.ledger_of(settings), access.quota_of(settings))
+    return keeping.outside(engine)
 
 
 def _log_failure(failure: EngineUnavailable) -> None:
@@ -78,7 +80,9 @@ def create_app(
     def model_folder() -> Path | None:
         return engine.folder if isinstance(engine, Embedded) else None
 
-    stack = layered(engine, settings, assembly.media(settings, model_folder=model_folder, uploads=storage.uploads))
+    recorder = recorder_of(settings, records, storage.objects)
+    media = assembly.media(settings, model_folder=model_folder, uploads=storage.uploads)
+    stack = layered(engine, settings, media, Keeping(settings, recorder))
     keyring = access.keyring_of(settings, records)
     queue = Queue(records)
     batches = BatchService(records, queue, storage.files, stack, keyring, settings)
@@ -104,6 +108,8 @@ def create_app(
         await database.create_tables(records, settings.data)
         starting = asyncio.create_task(bring_up())
         await storage.start()
+        if recorder is not None:
+            await recorder.start()
         await workers.start()
         await batches.start()
         try:
@@ -115,6 +121,8 @@ def create_app(
             starting.cancel()
             await asyncio.wait([starting])
             await stack.aclose()
+            if recorder is not None:
+                await recorder.aclose()
             await storage.aclose()
             await records.dispose()
 

@@ -19,6 +19,7 @@ from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
 from serving.settings import Settings
+from serving.storage.records.commands import records_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,6 +48,7 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_aut
 
 
 main.add_command(keys)
+main.add_command(records_group)
 
 
 def _check_auth(chosen: Settings) -> None:

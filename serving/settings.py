@@ -196,6 +196,13 @@ class Settings(BaseSettings):
     database: Database | None = Field(
         default=None, description="postgresql://user:password@host/name; none: SQLite in the data folder"
     )
+    records: Literal["off", "metadata", "content", "originals"] = Field(
+        default="metadata", description="what is kept of requests; each keeps what the ones before it keep, too"
+    )
+    records_days: int = Field(default=30, ge=1, description="days for which records are kept")
+    records_required: bool = Field(
+        default=False, description="end an answer with 503 whose record cannot be kept; false: log the loss"
+    )
     redis_url: SecretStr | None = Field(
         default=None, description="Redis in which several servers count limits together; none: each for itself"
     )

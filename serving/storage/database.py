@@ -37,14 +37,14 @@ UPGRADE_WITHIN_MS = 120_000
 def at(folder: Path, url: str | None = None) -> AsyncEngine:
     """The server's database at `url`, or a SQLite file in `folder`; nothing is opened before it is first used.
 
-    Raises `ValueError` for a URL of no database that the server knows.
+    What is written to it appears in no error message. Raises `ValueError` for a URL of no database that is known.
     """
     address = make_url(f"sqlite:///{folder / 'homescope.db'}") if url is None else parsed(url)
     address = address.set(drivername=DRIVERS[address.get_backend_name()])
     if address.get_backend_name() == "postgresql":
         waits = {"timeout": CONNECT_WITHIN, "command_timeout": ANSWER_WITHIN}
-        return create_async_engine(address, pool_pre_ping=True, connect_args=waits)
-    engine = create_async_engine(address)
+        return create_async_engine(address, hide_parameters=True, pool_pre_ping=True, connect_args=waits)
+    engine = create_async_engine(address, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare)
     return engine
 
