@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 PRIORITY = -10
 """Of jobs: behind the tasks that a person waits for."""
-ADD_AT_ONCE = 1_000
+ADD_AT_ONCE = 250
 HEAVY_AT_ONCE = 2
 """Batches whose files are read or written at a time."""
 POLL = 10.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import asdict, dataclass, field
@@ -65,6 +66,7 @@ async def split(pieces: AsyncIterable[bytes]) -> AsyncGenerator[Line, None]:
             position += len(data) + 1
         if len(rest) > MAX_LINE_BYTES:
             raise LineTooLong(number + 1)
+        await asyncio.sleep(0)  # a fast disk has each piece at hand: 150 MB held the event loop for 2 s
 
 
 async def _with_end(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
