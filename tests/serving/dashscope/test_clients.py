@@ -96,16 +96,16 @@ async def test_the_sdks_asynchronous_twin(sdk: Server, engine: FakeEngine) -> No
         assert [response.output.choices[0].finish_reason async for response in stream] == ["null", "null", "stop"]
 
 
-async def test_the_sdk_hears_that_urls_are_not_fetched(sdk: Server) -> None:
+async def test_the_sdk_hears_which_urls_are_not_fetched(sdk: Server) -> None:
     response: Any = await in_thread(
         lambda: dashscope.MultiModalConversation.call(
             api_key=sdk.key,
             model="qwen3-vl-30b",
-            messages=[{"role": "user", "content": [{"image": "https://example.com/a.png"}, {"text": "?"}]}],
+            messages=[{"role": "user", "content": [{"image": "https://127.0.0.1/a.png"}, {"text": "?"}]}],
         )
     )
     assert (response.status_code, response.code) == (HTTPStatus.BAD_REQUEST, "InvalidParameter")
-    assert "send the image as a data URI" in response.message
+    assert "is not on the public Internet" in response.message
 
 
 async def test_the_sdk_sees_errors(sdk: Server, engine: FakeEngine) -> None:

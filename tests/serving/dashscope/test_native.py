@@ -246,7 +246,7 @@ async def test_no_key_or_a_wrong_one(
         (chat(*[user("a")] * 5_001), "InvalidParameter", "messages and parts per request : 10000, got 10002"),
         (chat(temperature=2), "InvalidParameter", "Temperature should be in [0.0, 2.0)"),
         (chat(enable_thinking=True), "InvalidParameter.NotSupportEnableThinking", "does not support enable_thinking."),
-        (chat(user({"image": "https://example.com/a.png"})), "InvalidParameter", "does not fetch https:// images yet"),
+        (chat(user({"image": "https://127.0.0.1/a.png"})), "InvalidParameter", "is not on the public Internet"),
         (chat(user({"image": data_uri(b"a,b\n1,2\n")})), "InvalidParameter", "8 bytes that are none of PNG, JPEG"),
         (chat(user({"image": data_uri(b"")})), "InvalidParameter", "the image has 0 bytes"),
         (chat(user({"image": data_uri(picture()[:-9])})), "InvalidParameter", "the PNG ends before its IEND chunk"),
