@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import promql_parser
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from serving.app import create_app
+from serving.cache.store import Memory
+from serving.engine.base import Engine
+from serving.engine.connection import connected
+from serving.layers.admitted import Admitted
+from serving.layers.cached import Cached
+from serving.metrics import STAGES, Metrics
+from serving.settings import Settings
+from tests.fakes import FakeEngine
+from tests.serving.conftest import listening
+
+FOLDER = Path(__file__).parents[2] / "docker"
+DASHBOARDS = sorted((FOLDER / "grafana" / "dashboards").glob("*.json"))
+RULES = FOLDER / "prometheus" / "alerts.yaml"
+NAME = re.compile(r"\bhomescope_[a-z_]+")
+
+
+def expressions() -> Iterator[str]:
+    for dashboard in DASHBOARDS:
+        for panel in json.loads(dashboard.read_text(encoding="utf-8"))["panels"]:
+            for target in panel["targets"]:
+                yield target["expr"]
+    for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]:
+        for rule in group["rules"]:
+            yield rule["expr"]
+
+
+@pytest.mark.parametrize("expression", list(expressions()))
+def test_each_expression_can_be_parsed(expression: str) -> None:
+    promql_parser.parse(expression)
+
+
+def stack(engine: Engine) -> Engine:
+    """All layers that have metrics."""
+    return Cached(Admitted(engine, max_in_flight=1, max_queued=1, queue_timeout=1), Memory(1, 1))
+
+
+def test_each_metric_that_is_looked_at_exists(tmp_path: Path) -> None:
+    pool = connected(Settings(data=tmp_path, engine_urls=("http://a", "http://b")))
+    told = Metrics(stack(pool), (), {}).text().decode()
+    known = set(re.findall(r"^# TYPE (homescope_[a-z_]+) ", told, re.MULTILINE))
+    looked_at = {name for expression in expressions() for name in NAME.findall(expression)}
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in looked_at} <= known
+
+
+def test_each_stage_that_is_looked_at_is_one() -> None:
+    looked = {stage for expression in expressions() for stage in re.findall(r'stage="(\w+)"', expression)}
+    assert looked <= set(STAGES)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"there is no {name} on this machine (Debian: prometheus)")
+    return found
+
+
+async def test_prometheus_takes_the_rules() -> None:
+    process = await asyncio.create_subprocess_exec(program("promtool"), "check", "rules", str(RULES))
+    assert await process.wait() == 0
+
+
+async def test_prometheus_scrapes_and_evaluates(tmp_path: Path) -> None:
+    """A real Prometheus reads a real server, and answers each expression of the dashboards and the alerts."""
+    settings = Settings(data=tmp_path / "data", admin_port=free_port())
+    port = free_port()
+    config = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
+    config["global"]["scrape_interval"] = "200ms"
+    config["rule_files"] = [str(RULES)]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{settings.admin_port}"]}]
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    prometheus = await asyncio.create_subprocess_exec(
+        program("prometheus"),
+        f"--config.file={tmp_path / 'prometheus.yaml'}",
+        f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with (
+            listening(create_app(settings, FakeEngine())),
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        ):
+            await scraped(client)
+            for expression in expressions():
+                answer = await client.get("/api/v1/query", params={"query": expression})
+                assert answer.json()["status"] == "success", expression
+    finally:
+        prometheus.terminate()
+        await prometheus.wait()
+
+
+async def scraped(client: httpx.AsyncClient) -> None:
+    for _ in range(200):
+        try:
+            answer = await client.get("/api/v1/query", params={"query": "homescope_in_flight"})
+            if answer.status_code == 200 and answer.json()["data"]["result"]:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.1)
+    pytest.fail("Prometheus has not scraped the server")
