@@ -1,0 +1,3 @@
+from tests.serving.storage.conftest import postgres
+
+__all__ = ["postgres"]
