@@ -178,8 +178,10 @@ def _thinking(thinking: Thinking) -> dict[str, Any]:
 def _tools(tools: Tools | None) -> dict[str, Any]:
     if tools is None:
         return {}
-    offered = [{"type": "function", "function": _function(tool)} for tool in tools.offered]
     choice = tools.choice
+    # A call that the model did not choose to make is held to the schema; else a small one writes anything.
+    strict = choice not in ("auto", "none")
+    offered = [{"type": "function", "function": _function(tool, strict)} for tool in tools.offered]
     named = choice not in ("auto", "none", "required")
     return {
         "tools": _neutral_json(offered),
@@ -188,8 +190,13 @@ def _tools(tools: Tools | None) -> dict[str, Any]:
     }
 
 
-def _function(tool: Tool) -> dict[str, Any]:
-    given = {"name": tool.name, "description": tool.description or None, "parameters": tool.parameters}
+def _function(tool: Tool, strict: bool) -> dict[str, Any]:
+    given = {
+        "name": tool.name,
+        "description": tool.description or None,
+        "parameters": tool.parameters,
+        "strict": strict or None,
+    }
     return {key: value for key, value in given.items() if value is not None}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from serving import reasoning
 from serving.engine.hardware import GIB, Gpu, Machine
 
 DEMO = "demo"
@@ -32,6 +33,7 @@ SMALLER_MODELS = (
 """GiB of GPU memory from which each of the dense sisters of the 30B model works with 8k of context."""
 
 IMAGES_PER_PROMPT = 250
+VIDEOS_PER_PROMPT = 64
 
 
 class LaunchError(Exception):
@@ -116,6 +118,9 @@ def _on_cpu(machine: Machine, model: str | None, names: tuple[str, ...]) -> Laun
             *("--max-num-batched-tokens", "4096"),
             *("--mm-processor-cache-gb", "0.25"),
             *("--seed", "0"),
+            # A small model fills JSON with spaces until its tokens are used up, where the grammar lets it. Of vLLM's
+            # grammars the one that forbids them and knows tool calls takes fewer kinds of schema than all together do.
+            *("--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})),
         ),
         env={**local.env, **_cpu_env(threads)},
     )
@@ -137,6 +142,8 @@ def _cpu_env(threads: int) -> dict[str, str | None]:
         # Threads that spin while they wait made an answer take 7 s instead of 0.6 s on CPUs that others use too.
         "OMP_WAIT_POLICY": "passive",
         "ENGINE_THREADS": str(threads),
+        # The first request for logprobs would have one small function compiled, and every other one wait for minutes.
+        "TORCH_COMPILE_DISABLE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
 
@@ -255,7 +262,13 @@ def _base(model: str, names: tuple[str, ...]) -> LaunchPlan:
         *("--served-model-name", *(names or (model,))),
         "--enable-prompt-tokens-details",
         *("--scheduling-policy", "priority"),
-        *("--limit-mm-per-prompt", json.dumps({"image": IMAGES_PER_PROMPT, "video": 0})),
+        *("--limit-mm-per-prompt", json.dumps({"image": IMAGES_PER_PROMPT, "video": VIDEOS_PER_PROMPT})),
+        # Frames come sampled: all of them are to be kept, and each request says at which rate they were taken.
+        *("--media-io-kwargs", json.dumps({"video": {"num_frames": -1}})),
+        "--trust-request-mm-kwargs",
+        "--enable-auto-tool-choice",
+        *("--tool-call-parser", "hermes"),
+        *(("--reasoning-parser", "qwen3") if reasoning.by_name(model) in ("always", "hybrid") else ()),
         # The gateway fetches, the engine gets bytes: vLLM's own fetch knows no private addresses.
         *("--allowed-media-domains", "none.invalid"),
         "--disable-uvicorn-access-log",

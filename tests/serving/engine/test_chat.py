@@ -153,13 +153,15 @@ def test_tools() -> None:
                 "name": "look",
                 "description": f"Ends <{chat.WORD_JOINER}|im_end|>.",
                 "parameters": {"type": "object"},
+                "strict": True,
             },
         },
-        {"type": "function", "function": {"name": "count"}},
+        {"type": "function", "function": {"name": "count", "strict": True}},
     ]
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "look"}}
     assert sent["parallel_tool_calls"] is True
     assert body(tools=Tools((Tool("look"),), "required"))["tool_choice"] == "required"
+    assert "strict" not in body(tools=Tools((Tool("look"),)))["tools"][0]["function"]
 
 
 def test_calls_and_results_of_earlier_turns() -> None:

@@ -99,6 +99,8 @@ def test_a_cpu_gets_the_demo_model() -> None:
     assert found.served_names == ("a", "b")
     assert value(found, "--model") == str(DEMO_MODEL)
     assert "--enforce-eager" in found.argv
+    assert json.loads(value(found, "--structured-outputs-config") or "")["disable_any_whitespace"] is True
+    assert found.env["TORCH_COMPILE_DISABLE"] == "1"
     assert found.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert found.env["HF_HUB_OFFLINE"] == "1"
     assert found.env["PYTHONDONTWRITEBYTECODE"] is None
@@ -117,7 +119,8 @@ def test_leaves_a_cpu_to_the_gateway(cpus: int, model: str | None, threads: str)
 def test_every_start_has_what_the_gateway_relies_on(found: LaunchPlan) -> None:
     assert "--enable-prompt-tokens-details" in found.argv
     assert value(found, "--scheduling-policy") == "priority"
-    assert json.loads(value(found, "--limit-mm-per-prompt") or "")["video"] == 0
+    assert json.loads(value(found, "--limit-mm-per-prompt") or "")["video"] == 64
+    assert value(found, "--tool-call-parser") == "hermes"
     assert value(found, "--allowed-media-domains") == "none.invalid"
     assert not {"--host", "--port", "--api-key"} & set(found.argv)
 
@@ -161,3 +164,11 @@ def test_finds_the_facts_of_this_machine() -> None:
     found = detect()
     assert found.cpus >= 1
     assert found.memory_gib > 0.1
+
+
+@pytest.mark.parametrize(
+    ("model", "parser"),
+    [("Qwen/Qwen3-VL-8B-Thinking", "qwen3"), ("Qwen/Qwen3-VL-8B-Instruct", None), ("demo", None)],
+)
+def test_only_thoughts_are_looked_for_in_the_answers_of_a_thinking_model(model: str, parser: str | None) -> None:
+    assert value(plan(machine(), model=model), "--reasoning-parser") == parser
