@@ -9,7 +9,7 @@ from pathlib import Path
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import errors, ops
+from serving import errors, openapi, ops
 from serving.access import assembly as access
 from serving.cache.servers import store_of
 from serving.compatible import routes as compatible
@@ -131,6 +131,7 @@ def create_app(
         *resources.routes(engine, storage, keyring, settings),
         *tasks.routes(chats, keyring),
         *compatible.routes(stack, keyring, settings, files=storage.files, batches=batches.endpoints),
+        *openapi.routes(),
         *ops.routes(stack),
     ]
     # A router alone: the endpoints answer their own errors, and the layers that an application adds cost as much CPU as
