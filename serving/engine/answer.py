@@ -215,9 +215,11 @@ def _image_tokens(details: _PromptDetails, generation: Generation) -> int | None
 
 
 def _video_tokens(details: _PromptDetails, generation: Generation) -> int | None:
-    """As they were computed: the engine counts the times that it writes between frames, too, the cloud does not."""
+    """As they were computed: the engine counts the times that it writes between frames, too, the cloud does not. An
+    engine that shrinks frames further counts fewer, and has the last word; until then nothing is claimed."""
     if not generation.videos:
         return None
+    counted = (details.multimodal_tokens or {}).get("video")
     tokens = [video.content.tokens if video.content is not None else None for video in generation.videos]
     known = [each for each in tokens if each is not None]
-    return sum(known) if len(known) == len(tokens) else (details.multimodal_tokens or {}).get("video")
+    return counted if counted is None or len(known) < len(tokens) else min(counted, sum(known))

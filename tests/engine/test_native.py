@@ -165,12 +165,12 @@ FORCED = {"tools": [LOOK], "tool_choice": {"type": "function", "function": {"nam
 
 
 async def test_a_forced_tool_call_whole_and_streamed(client: httpx.AsyncClient) -> None:
-    choice = (await ask(client, CHART, "Look.", **FORCED)).json()["output"]["choices"][0]
+    choice = (await ask(client, CHART, "Look.", max_tokens=80, **FORCED)).json()["output"]["choices"][0]
     (call,) = choice["message"]["tool_calls"]
     assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", [])
     assert (call["type"], call["function"]["name"]) == ("function", "look")
     assert 1 <= json.loads(call["function"]["arguments"])["page"] <= 9
-    body = chat(user(CHART, "Look."), max_tokens=24, temperature=0, **FORCED)
+    body = chat(user(CHART, "Look."), max_tokens=80, temperature=0, **FORCED)
     got = frames((await client.post(PATH, json=body, headers=SSE)).content)
     deltas = [each for frame in got for each in frame.data["output"]["choices"][0]["message"]["tool_calls"]]
     assert "".join(delta["function"]["arguments"] for delta in deltas) == call["function"]["arguments"]

@@ -33,6 +33,8 @@ from serving.generation import (
     TokenLogprob,
     ToolCallDelta,
     Usage,
+    Video,
+    VideoContent,
 )
 from tests.serving.conftest import listening
 from tests.serving.engine.fake_vllm import DONE, ROLE, FakeVLLM, data, event, final, refusal
@@ -193,6 +195,18 @@ async def test_until_the_engine_has_counted_images_what_they_should_cost_is_told
     fake.answers.append([event("a"), event("", "stop"), final(image=4), DONE])
     chunks = await ask(vllm, replace(QUESTION, messages=(Message("user", (image,)),)))
     assert [chunk.usage.image_tokens for chunk in chunks] == [6, 6]
+
+
+@pytest.mark.parametrize(("counted", "told"), [(80, 66), (50, 50)])
+async def test_videos_cost_what_was_computed_unless_the_engine_shrank_them(
+    vllm: VLLM, fake: FakeVLLM, counted: int, told: int
+) -> None:
+    video = Video("x", VideoContent((ImageContent(b"a", "JPEG", 64, 64),) * 2, 2.0, 1.0, tokens=66))
+    details = b'"prompt_tokens_details": {"multimodal_tokens": {"video": %d}}' % counted
+    last = final().replace(b'"prompt_tokens_details": null', details)
+    fake.answers.append([event("a"), event("", "stop"), last, DONE])
+    chunks = await ask(vllm, replace(QUESTION, messages=(Message("user", (video,)),)))
+    assert [chunk.usage.video_tokens for chunk in chunks] == [None, told]
 
 
 @pytest.mark.parametrize("in_stream", [False, True])
