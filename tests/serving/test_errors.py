@@ -16,7 +16,9 @@ from serving.errors import (
 
 
 def leaves(kind: type[ServingError] = ServingError) -> Iterator[type[ServingError]]:
-    yield kind
+    """Those of the module; an error that one protocol alone knows stands beside what raises it."""
+    if kind.__module__ == errors.__name__:
+        yield kind
     for child in kind.__subclasses__():
         yield from leaves(child)
 
