@@ -2,81 +2,24 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-import aiomcache
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from serving.cache.store import Memory, Optional, Store
-from serving.settings import Settings
-
-PREFIX = b"homescope:answer:"
-
-
-class Redis:
-    """Redis, Valkey and their like; what is forgotten when memory runs out is up to the server's `maxmemory-policy`."""
-
-    def __init__(self, url: str, seconds: int) -> None:
-        self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
-        self._seconds = seconds
-
-    async def start(self) -> None:
-        pass
-
-    async def get(self, key: bytes) -> bytes | None:
-        value = await self._client.get(PREFIX + key)
-        return value if isinstance(value, bytes) else None
-
-    async def set(self, key: bytes, value: bytes) -> None:
-        await self._client.set(PREFIX + key, value, ex=self._seconds)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-
-class Memcached:
-    """One Memcached server."""
-
-    def __init__(self, host: str, port: int, seconds: int) -> None:
-        self._address = (host, port)
-        self._seconds = seconds
-        self._client: aiomcache.Client | None = None
-
-    async def start(self) -> None:
-        pass
-
-    async def get(self, key: bytes) -> bytes | None:
-        return await self._connected.get(_printable(key))
-
-    async def set(self, key: bytes, value: bytes) -> None:
-        await self._connected.set(_printable(key), value, exptime=self._seconds)
-
-    async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-
-    @property
-    def _connected(self) -> aiomcache.Client:
-        if self._client is None:
-            self._client = aiomcache.Client(*self._address, pool_size=16, pool_minsize=0)
-        return self._client
-
-
-def _printable(key: bytes) -> bytes:
-    """Memcached takes no other keys."""
-    return PREFIX + key.hex().encode()
+from serving.settings import Settings, SettingsError
 
 
 def store_of(settings: Settings) -> Store | None:
     """The store that the settings name; None where answers are not to be kept."""
     kind, _, _ = settings.cache.partition("://")
-    match kind:
-        case "off":
-            return None
-        case "memory":
-            return Memory(settings.cache_bytes, settings.cache_seconds)
-        case "memcached":
-            parts = urlsplit(settings.cache)
-            return Optional(Memcached(parts.hostname or "127.0.0.1", parts.port or 11211, settings.cache_seconds))
-        case _:
-            return Optional(Redis(settings.cache, settings.cache_seconds))
+    if kind not in ("off", "memory"):
+        return Optional(_remote(settings))
+    return None if kind == "off" else Memory(settings.cache_bytes, settings.cache_seconds)
+
+
+def _remote(settings: Settings) -> Store:
+    try:
+        from serving.cache.remote import Memcached, Redis
+    except ImportError as error:
+        raise SettingsError(f"HOMESCOPE_CACHE needs {error.name}: pip install 'homescope[serving,scale]'") from None
+    parts = urlsplit(settings.cache)
+    if parts.scheme == "memcached":
+        return Memcached(parts.hostname or "127.0.0.1", parts.port or 11211, settings.cache_seconds)
+    return Redis(settings.cache, settings.cache_seconds)
