@@ -1,0 +1,109 @@
+"""The OpenAPI document is what the server does, and hostile bodies do not break it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+from starlette.routing import Mount, Route, Router
+
+from serving.app import create_app
+from serving.settings import Settings
+from tests.conformance.scripted import Scripted
+from tests.conformance.target import Local, local
+from tests.serving.conftest import PATH
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = json.loads((ROOT / "serving" / "openapi.json").read_text(encoding="utf-8"))
+ALIASED = "/v1"
+"""Prefix whose routes are those of `/compatible-mode/v1`, and not described twice."""
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("openapi")
+    app = local(folder, Scripted(), Settings(data=folder / "data", async_tasks=True, cache="off"))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(app) as running:
+        yield running
+
+
+def right_form(response: Any, path: str) -> None:
+    """Never a failure of the server's own; every refusal in its protocol's form, with the id in body and header."""
+    assert response.status_code < 500, response.text
+    if path in ("/livez", "/readyz", "/openapi.json"):
+        return
+    request_id = response.headers["x-request-id"]
+    request_id = request_id[0] if isinstance(request_id, list) else request_id
+    if response.status_code >= 400 and path != "/oss":
+        body = json.loads(response.content)
+        assert body["request_id"] == request_id
+        if path.startswith("/compatible-mode"):
+            assert body["error"]["message"]
+        else:
+            assert list(body) == ["code", "message", "request_id"]
+
+
+HOSTILE = [
+    b"",
+    b"null",
+    b"[]",
+    b'{"model":"qwen3-vl-30b","input":{"messages":[]}}',
+    b'{"model":NaN}',
+    b'{"model":"\xff\xfe"}',
+    b'{"model":"\\ud800","input":{"messages":[{"role":"user","content":"x"}]}}',
+    b'{"model":"a","model":"b","input":{}}',
+    b"[" * 100_000,
+    b'{"model":"qwen3-vl-30b","input":{"messages":[{"role":"user","content":[' + b"{}," * 50_000 + b"{}]}]}}",
+    b'{"model":"qwen3-vl-30b","input":{"messages":[{"role":"wizard","content":"x"}]}}',
+    b'{"model":"qwen3-vl-30b","input":{"messages":[{"role":"user","content":"x"}]},"parameters":{"seed":1e400}}',
+    b'{"model":"qwen3-vl-30b","input":{"messages":[{"role":"user","content":[{"image":"data:image/png;base64,"}]}]}}',
+]
+
+
+@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("path", [PATH, "/compatible-mode/v1/chat/completions", "/api/v1/tokenizer"])
+def test_hostile_bodies_are_refused(target: Local, path: str, body: bytes) -> None:
+    headers = {"authorization": f"Bearer {target.asks.key}"}
+    response = httpx.post(target.asks.origin + path, content=body, headers=headers, timeout=10)
+    right_form(response, path)
+    assert response.status_code >= 400 or path == "/api/v1/tokenizer"  # which reads the texts and nothing else
+
+
+def test_the_document_describes_every_route_and_no_other(target: Local, tmp_path: Path) -> None:
+    app = create_app(Settings(data=tmp_path), Scripted())
+    served = {plain(path) for path in paths(app) if not path.startswith(ALIASED + "/")}
+    described = {plain(path) for path in DOCUMENT["paths"]}
+    assert described <= served
+    assert {path for path in served - described if not path.endswith("/")} <= UNDESCRIBED
+
+
+UNDESCRIBED = {"/api/v1/models/{}", "/downloads/{}", "/metrics"}
+"""Another spelling of what is described, links that the server itself hands out, and what is for the operator."""
+
+
+def paths(router: Router | Mount, prefix: str = "") -> list[str]:
+    found = []
+    for route in router.routes:
+        if isinstance(route, Route):
+            found.append(prefix + route.path)
+        elif isinstance(route, Mount):
+            found += paths(route, prefix + route.path)
+    return found
+
+
+def plain(path: str) -> str:
+    """Without the names of what varies."""
+    pieces = path.split("/")
+    return "/".join("{}" if piece.startswith("{") else piece for piece in pieces)
+
+
+def test_it_is_served(target: Local) -> None:
+    response = httpx.get(target.asks.origin + "/openapi.json")
+    assert response.json() == DOCUMENT
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert DOCUMENT["info"]["version"] == project["version"]
