@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,9 +72,12 @@ def create_app(
     engine: Engine,
     *,
     on_engine_failure: Callable[[EngineUnavailable], None] = _log_failure,
+    operators: socket.socket | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Router:
     """The whole server. It answers at once, with 503 until the engine is ready; `on_engine_failure` is called when it
-    is certain that it never will be."""
+    is certain that it never will be. `operators` is the listening socket of their port, if they have one; while
+    `stopping`, the server is not ready."""
     records = database.at(settings.data, settings.database_url)
     storage = Storage(records, settings)
 
@@ -92,7 +96,8 @@ def create_app(
         queue, kinds, folder=settings.data, concurrency=settings.background_concurrency, ready=stack.ready
     )
 
-    metrics = Metrics(stack, settings.served_models, prices_of(settings))
+    metrics = Metrics(stack, settings.served_models, prices_of(settings), queue.backlog)
+    probes = ops.routes(stack, stopping)
 
     async def bring_up() -> None:
         try:
@@ -113,7 +118,7 @@ def create_app(
         await workers.start()
         await batches.start()
         try:
-            async with ops.admin(settings, stack, metrics.text):
+            async with ops.admin(operators, probes, metrics.text):
                 yield
         finally:
             await batches.aclose()
@@ -132,7 +137,7 @@ def create_app(
         *tasks.routes(chats, keyring),
         *compatible.routes(stack, keyring, settings, files=storage.files, batches=batches.endpoints),
         *openapi.routes(),
-        *ops.routes(stack),
+        *probes,
     ]
     # A router alone: the endpoints answer their own errors, and the layers that an application adds cost as much CPU as
     # parsing a request. Slashed paths are not redirected, because the SDK's aio client does not repeat its body.

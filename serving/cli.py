@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import click
 import uvicorn
@@ -18,6 +19,7 @@ from serving.engine import connection
 from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
+from serving.server import CannotListen, Server, listen, url_of
 from serving.settings import Settings
 from serving.storage.records.commands import records_group
 
@@ -30,7 +32,7 @@ def main() -> None:
 @main.command()
 @click.option("--host", help="address to listen on")
 @click.option("--port", type=int, help="port to listen on; 0 takes a free one")
-@click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM, or several; without one, one is started")
+@click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM, or several; none starts one")
 @click.option("--no-auth", is_flag=True, help="serve whoever asks, without API keys; on a loopback address only")
 def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_auth: bool) -> None:
     """Serve until SIGTERM or Ctrl-C."""
@@ -40,11 +42,11 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_aut
     for url in chosen.engine_urls:
         if not url.startswith(connection.SCHEMES):
             give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
-    with _listen(chosen) as listener:
+    with _listen(chosen) as listener, _listen_for_operators(chosen) as operators:
         secret = make_first_key(chosen) if chosen.auth else None
         if secret:
             click.echo(f"API key, shown this once: {secret}")
-        sys.exit(uvloop.run(_serve(chosen, listener)))
+        sys.exit(uvloop.run(_serve(chosen, listener, operators)))
 
 
 main.add_command(keys)
@@ -70,17 +72,19 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(chosen: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((chosen.host, chosen.port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        where = f"{chosen.host}:{chosen.port}"
-        give_up(f"cannot listen on {where}: {error.strerror}; choose another with --host and --port")
-    return listener
+        return listen(chosen.host, chosen.port)
+    except CannotListen as reason:
+        give_up(f"{reason}; choose another with --host and --port")
+
+
+def _listen_for_operators(chosen: Settings) -> AbstractContextManager[socket.socket | None]:
+    if chosen.admin_port is None:
+        return nullcontext()
+    try:
+        return listen(chosen.admin_host, chosen.admin_port)
+    except CannotListen as reason:
+        give_up(f"{reason}; choose another for operators with HOMESCOPE_ADMIN_HOST and HOMESCOPE_ADMIN_PORT")
 
 
 def _engine(chosen: Settings, on_progress: Callable[[Progress], None]) -> Engine:
@@ -103,6 +107,7 @@ def _show(progress: Progress) -> None:
 async def _serve(
     chosen: Settings,
     listener: socket.socket,
+    operators: socket.socket | None = None,
     engine_of: Callable[[Settings, Callable[[Progress], None]], Engine] = _engine,
 ) -> int:
     """Serves until stopped by a signal, or until it is certain that there will be no engine (any more): then a service
@@ -119,7 +124,13 @@ async def _serve(
             stop(progress.message)
 
     config = uvicorn.Config(
-        create_app(chosen, engine_of(chosen, watch), on_engine_failure=lambda failure: stop(str(failure))),
+        create_app(
+            chosen,
+            engine_of(chosen, watch),
+            on_engine_failure=lambda failure: stop(str(failure)),
+            operators=operators,
+            stopping=lambda: server.stopping,
+        ),
         http="httptools",
         ws="none",
         log_config=None,
@@ -128,14 +139,14 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=chosen.drain_timeout,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, chosen.stop_delay)
     # uvicorn sets handlers of its own while it serves. Those here take a signal that comes before, and the one that it
     # hands on once it has stopped, which would end the process with the signal's code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
-    address, port = listener.getsockname()[:2]
-    host = f"[{address}]" if ":" in address else address
-    click.echo(f"homescope-server: listening on http://{host}:{port}/api/v1", err=True)
+    click.echo(f"homescope-server: listening on {url_of(listener)}/api/v1", err=True)
+    if operators is not None:
+        click.echo(f"homescope-server: for operators {url_of(operators)}/metrics", err=True)
     await server.serve(sockets=[listener])
     for failure in failures[:1]:
         click.echo(f"homescope-server: no engine, so nothing to serve: {failure}", err=True)

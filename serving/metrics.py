@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +15,19 @@ from serving.endpoint import OBSERVE, Call
 from serving.engine import work
 from serving.engine.base import Engine
 from serving.engine.pool import Pool
+from serving.errors import StorageUnavailable
 from serving.generation import Timeline, Usage
+from serving.jobs.queue import Backlog
 from serving.layers.admitted import Admitted
 from serving.layers.cached import Cached
 from serving.layers.layer import within
+from serving.layers.limited import Limited
 from serving.settings import PRICE, Settings
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 MILLION = 1_000_000
+BACKLOG_WITHIN = 2.0
+"""Seconds; Prometheus waits for ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +44,21 @@ class Price:
 class Metrics:
     """What Prometheus is told. Requests are counted as they end; the state of the layers is read when it asks."""
 
-    def __init__(self, engine: Engine, models: Iterable[str], prices: Mapping[str, Price]) -> None:
-        """`models` are the names that may become labels; clients could make up any number of others."""
+    def __init__(
+        self,
+        engine: Engine,
+        models: Iterable[str],
+        prices: Mapping[str, Price],
+        backlog: Callable[[], Awaitable[Backlog]],
+    ) -> None:
+        """`models` are the names that may become labels; clients could make up any number of others. `backlog` is asked
+        of the queue for each scrape."""
+        self._backlog = backlog
         self._models = frozenset(models)
         self._prices = prices
         self._registry = CollectorRegistry()
-        self._registry.register(_State(engine))
+        self._state = _State(engine)
+        self._registry.register(self._state)
         labels = ("model", "outcome")
         self._requests = Counter("homescope_requests", "Requests that have ended", labels, registry=self._registry)
         self._errors = Counter(
@@ -78,9 +93,18 @@ class Metrics:
             self._images.labels(model).inc(call.images)
         self._count(model, call.answer.usage, cached=call.timeline.cached == "hit")
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """In the exposition format of Prometheus."""
+        self._state.backlog = await self._asked()
         return generate_latest(self._registry)
+
+    async def _asked(self) -> Backlog | None:
+        """None while the database is away: no number is better than an old one."""
+        try:
+            async with asyncio.timeout(BACKLOG_WITHIN):
+                return await self._backlog()
+        except (StorageUnavailable, TimeoutError):
+            return None
 
     def _count(self, model: str, usage: Usage, *, cached: bool) -> None:
         if cached:
@@ -118,6 +142,7 @@ class _State(Collector):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.backlog: Backlog | None = None
 
     def collect(self) -> Iterator[Metric]:
         for layer in within(self._engine):
@@ -127,6 +152,10 @@ class _State(Collector):
                 yield _arms(layer)
             elif isinstance(layer, Pool):
                 yield from _replicas(layer)
+            elif isinstance(layer, Limited):
+                yield _refusals(layer)
+        if self.backlog is not None:
+            yield from _background(self.backlog)
 
 
 def _admission(layer: Admitted) -> Iterator[Metric]:
@@ -149,6 +178,23 @@ def _arms(layer: Cached) -> Metric:
     for arm, count in layer.counts.items():
         arms.add_metric((arm,), count)
     return arms
+
+
+def _refusals(layer: Limited) -> Metric:
+    refused = CounterMetricFamily(
+        "homescope_limit_refusals", "Requests beyond a limit, of their key or of the server", labels=("resource", "of")
+    )
+    for (resource, of), count in layer.refused.items():
+        refused.add_metric((resource, of), count)
+    return refused
+
+
+def _background(backlog: Backlog) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("homescope_jobs", "Tasks and lines of batches", labels=("state",))
+    jobs.add_metric(("waiting",), backlog.waiting)
+    jobs.add_metric(("running",), backlog.running)
+    yield jobs
+    yield GaugeMetricFamily("homescope_jobs_oldest_seconds", "Age of the one that waits longest", backlog.oldest)
 
 
 def _replicas(pool: Pool) -> Iterator[Metric]:

@@ -14,20 +14,24 @@ from serving import errors
 from serving.engine.base import Engine
 from serving.errors import InvalidRequest
 from serving.exchange import Exchange
-from serving.settings import Settings
 
 METHODS = ("GET", "HEAD")
 EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-def routes(engine: Engine) -> list[Route]:
-    """Probes for people and orchestrators; no key needed, nothing told but yes or no."""
+def routes(engine: Engine, stopping: Callable[[], bool]) -> list[Route]:
+    """Probes for people and orchestrators; no key needed, nothing told but yes or no.
+
+    While the server is `stopping` it is not ready, so that requests go elsewhere while the running ones end.
+    """
 
     async def livez(exchange: Exchange) -> None:
         await exchange.answer(200, orjson.dumps({"status": "alive"}))
 
     async def readyz(exchange: Exchange) -> None:
-        if await engine.ready():
+        if stopping():
+            await exchange.answer(503, orjson.dumps({"status": "the server is stopping"}))
+        elif await engine.ready():
             await exchange.answer(200, orjson.dumps({"status": "ready"}))
         else:
             await exchange.answer(503, orjson.dumps({"status": "the engine is not ready"}), {"retry-after": "2"})
@@ -36,17 +40,18 @@ def routes(engine: Engine) -> list[Route]:
 
 
 @asynccontextmanager
-async def admin(settings: Settings, engine: Engine, metrics: Callable[[], bytes]) -> AsyncGenerator[None, None]:
-    """Serves /metrics and the probes on the port for operators, if the settings have one."""
-    if settings.admin_port is None:
+async def admin(
+    listener: socket.socket | None, probes: list[Route], metrics: Callable[[], Awaitable[bytes]]
+) -> AsyncGenerator[None, None]:
+    """Serves /metrics and the probes on the port for operators, if there is one."""
+    if listener is None:
         yield
         return
 
     async def scrape(exchange: Exchange) -> None:
-        await exchange.answer(200, metrics(), content_type=EXPOSITION)
+        await exchange.answer(200, await metrics(), content_type=EXPOSITION)
 
-    app = Router([*routes(engine), Route("/metrics", Probe(scrape))], redirect_slashes=False)
-    listener = socket.create_server((settings.admin_host, settings.admin_port), family=_family(settings.admin_host))
+    app = Router([*probes, Route("/metrics", Probe(scrape))], redirect_slashes=False)
     server = _Beside(
         uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
     )
@@ -56,10 +61,6 @@ async def admin(settings: Settings, engine: Engine, metrics: Callable[[], bytes]
     finally:
         server.should_exit = server.force_exit = True
         await serving
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class _Beside(uvicorn.Server):

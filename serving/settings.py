@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     admin_host: str = Field(default="127.0.0.1", min_length=1, description="address of the port for operators")
     admin_port: int | None = Field(
-        default=None, ge=1, le=65535, description="port for operators, with /metrics and the probes; none: neither"
+        default=None, ge=0, le=65535, description="port for operators, with /metrics and the probes; none: neither"
     )
     prices: Prices = Field(
         default=(), description="model=input/output, what a million tokens cost, for the metric of the cost"
@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     queue_timeout: float = Field(default=60, gt=0, description="seconds that a generation waits for a place at most")
     request_timeout: float = Field(
         default=300, gt=0, description="seconds that a request may take; then the answer is cut"
+    )
+    stop_delay: float = Field(
+        default=0, ge=0, description="seconds after SIGTERM that requests are still taken, while /readyz says 503"
     )
     drain_timeout: int = Field(default=30, ge=0, description="seconds that running requests get to finish at a stop")
     cache: str = Field(
@@ -197,7 +200,8 @@ class Settings(BaseSettings):
         default=None, description="postgresql://user:password@host/name; none: SQLite in the data folder"
     )
     records: Literal["off", "metadata", "content", "originals"] = Field(
-        default="metadata", description="what is kept of requests; each keeps what the ones before it keep, too"
+        default="metadata",
+        description="what is kept of requests; each keeps what the ones before it keep, too",
     )
     records_days: int = Field(default=30, ge=1, description="days for which records are kept")
     records_required: bool = Field(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select
@@ -19,6 +20,15 @@ log = logging.getLogger(__name__)
 
 SWEEP = 500
 """Jobs deleted in one transaction: the others that write wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many jobs there are to do; `oldest` in seconds since the one that waits longest was submitted, 0 for none."""
+
+    waiting: int = 0
+    running: int = 0
+    oldest: float = 0.0
 
 
 class Queue:
@@ -94,6 +104,19 @@ class Queue:
         found = select(jobs.c.id).where(*mine).limit(limit).subquery()
         async with self.reading() as connection:
             return (await connection.execute(select(func.count()).select_from(found))).scalar_one()
+
+    async def backlog(self) -> Backlog:
+        """Of all kinds and callers. Read from an index alone."""
+        statement = (
+            select(jobs.c.state, func.count(), func.min(jobs.c.submitted_at))
+            .where(jobs.c.state.in_((State.PENDING, State.RUNNING)))
+            .group_by(jobs.c.state)
+        )
+        async with self.reading() as connection:
+            found = {state: (count, since) for state, count, since in await connection.execute(statement)}
+        waiting, since = found.get(State.PENDING, (0, None))
+        oldest = 0.0 if since is None else max(0.0, (self.clock() - since) / 1e3)
+        return Backlog(waiting, found.get(State.RUNNING, (0, None))[0], oldest)
 
     async def page(self, *where: ColumnElement[bool], offset: int, limit: int) -> tuple[int, list[Job]]:
         """How many jobs match, and a page of them, the latest first."""

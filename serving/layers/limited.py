@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Literal
 
 from serving.access.grant import Quota
-from serving.access.quota import Charge, Exhausted, Ledger, LedgerAway, Receipt
+from serving.access.quota import Charge, Exhausted, Ledger, LedgerAway, Receipt, Resource
 from serving.engine.base import Engine
 from serving.errors import (
     ConcurrencyExceeded,
@@ -47,6 +49,8 @@ class Limited(Layer):
         super().__init__(engine)
         self._ledger = ledger
         self._overall = overall
+        self.refused: Counter[tuple[Resource, Literal["key", "server"]]] = Counter()
+        """How often which resource was used up, and whose."""
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -73,6 +77,8 @@ class Limited(Layer):
         try:
             return await self._ledger.charge(request_id, charges)
         except Exhausted as exhausted:
+            charge = exhausted.charge
+            self.refused[charge.resource, "server" if charge.holder == SERVER else "key"] += 1
             raise _refusal(exhausted) from None
         except LedgerAway as away:
             raise StorageUnavailable(retry_after=SOON) from away

@@ -17,9 +17,11 @@ from serving.app import create_app
 from serving.cache.store import Memory
 from serving.engine.base import Engine
 from serving.engine.connection import connected
+from serving.jobs.queue import Backlog
 from serving.layers.admitted import Admitted
 from serving.layers.cached import Cached
 from serving.metrics import STAGES, Metrics
+from serving.server import listen, url_of
 from serving.settings import Settings
 from tests.fakes import FakeEngine
 from tests.serving.conftest import listening
@@ -50,9 +52,13 @@ def stack(engine: Engine) -> Engine:
     return Cached(Admitted(engine, max_in_flight=1, max_queued=1, queue_timeout=1), Memory(1, 1))
 
 
-def test_each_metric_that_is_looked_at_exists(tmp_path: Path) -> None:
+async def test_each_metric_that_is_looked_at_exists(tmp_path: Path) -> None:
     pool = connected(Settings(data=tmp_path, engine_urls=("http://a", "http://b")))
-    told = Metrics(stack(pool), (), {}).text().decode()
+
+    async def backlog() -> Backlog:
+        return Backlog()
+
+    told = (await Metrics(stack(pool), (), {}, backlog).text()).decode()
     known = set(re.findall(r"^# TYPE (homescope_[a-z_]+) ", told, re.MULTILINE))
     looked_at = {name for expression in expressions() for name in NAME.findall(expression)}
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in looked_at} <= known
@@ -83,12 +89,13 @@ async def test_prometheus_takes_the_rules() -> None:
 
 async def test_prometheus_scrapes_and_evaluates(tmp_path: Path) -> None:
     """A real Prometheus reads a real server, and answers each expression of the dashboards and the alerts."""
-    settings = Settings(data=tmp_path / "data", admin_port=free_port())
+    settings = Settings(data=tmp_path / "data")
+    operators = listen("127.0.0.1", 0)
     port = free_port()
     config = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
     config["global"]["scrape_interval"] = "200ms"
     config["rule_files"] = [str(RULES)]
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{settings.admin_port}"]}]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [url_of(operators).removeprefix("http://")]}]
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     prometheus = await asyncio.create_subprocess_exec(
         program("prometheus"),
@@ -99,7 +106,7 @@ async def test_prometheus_scrapes_and_evaluates(tmp_path: Path) -> None:
     )
     try:
         async with (
-            listening(create_app(settings, FakeEngine())),
+            listening(create_app(settings, FakeEngine(), operators=operators)),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
         ):
             await scraped(client)

@@ -87,6 +87,24 @@ def test_a_taken_port(tmp_path: Path) -> None:
     assert_one_clear_line(done, f"cannot listen on 127.0.0.1:{port}", "--port")
 
 
+def test_a_taken_port_for_operators(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = homescope(tmp_path, "run", "--port", "0", "--engine-url", NO_ENGINE, HOMESCOPE_ADMIN_PORT=port)
+    assert_one_clear_line(done, f"cannot listen on 127.0.0.1:{port}", "HOMESCOPE_ADMIN_PORT")
+
+
+@pytest.mark.parametrize("host", ["no host", "a..b", "203.0.113.1", "::zz"])
+def test_a_host_that_is_none(tmp_path: Path, host: str) -> None:
+    done = homescope(tmp_path, "run", "--host", host, "--port", "0", "--engine-url", NO_ENGINE)
+    assert_one_clear_line(done, f"cannot listen on {host}:0", "--host")
+
+
+def test_a_port_for_operators_that_is_none(tmp_path: Path) -> None:
+    done = homescope(tmp_path, "run", "--port", "0", HOMESCOPE_ADMIN_PORT="70000")
+    assert_one_clear_line(done, "HOMESCOPE_ADMIN_PORT", "70000")
+
+
 def test_a_data_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = homescope(tmp_path / "file" / "data", "run", "--port", "0", "--engine-url", NO_ENGINE)
@@ -114,7 +132,7 @@ async def test_it_ends_when_its_engine_has_been_given_up(tmp_path: Path, capsys:
         return Doomed()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert await asyncio.wait_for(_serve(Settings(data=tmp_path), listener, doomed), 10) == 1
+        assert await asyncio.wait_for(_serve(Settings(data=tmp_path), listener, engine_of=doomed), 10) == 1
     assert "homescope-server: no engine, so nothing to serve: died 5 times" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -8,21 +9,30 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
+from serving.errors import StorageUnavailable
+from serving.generation import Caller
+from serving.jobs.job import Failure, NewJob
+from serving.jobs.leases import Leases
+from serving.jobs.queue import Backlog, Queue
+from serving.metrics import Metrics
+from serving.server import listen, url_of
 from serving.settings import Settings
+from serving.storage import database
 from tests.fakes import FakeEngine
 from tests.serving.conftest import PATH, listening
 from tests.serving.wire import chat, data_uri, picture, user
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+@pytest.fixture
+def operators() -> Iterator[socket.socket]:
+    with listen("127.0.0.1", 0) as listener:
+        yield listener
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path / "data", admin_port=free_port(), prices=("qwen3-vl-30b=2/10",))
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    further = getattr(request, "param", {})
+    return Settings(data=tmp_path / "data", prices=("qwen3-vl-30b=2/10",), **further)
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -34,12 +44,15 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_what_operators_are_told(settings: Settings, engine: FakeEngine, key: str) -> None:
+async def test_what_operators_are_told(
+    settings: Settings, engine: FakeEngine, key: str, operators: socket.socket
+) -> None:
     headers = {"authorization": f"Bearer {key}"}
     engine.always("a", "b", input_tokens=1_000_000, image_tokens=66)
     question = chat(user({"image": data_uri(picture())}, "hi"), temperature=0)
-    async with listening(create_app(settings, engine)) as url, httpx.AsyncClient(headers=headers) as client:
-        admin = f"http://127.0.0.1:{settings.admin_port}"
+    app = create_app(settings, engine, operators=operators)
+    async with listening(app) as url, httpx.AsyncClient(headers=headers) as client:
+        admin = url_of(operators)
         answers = [await client.post(url + PATH, json=question) for _ in range(2)]
         assert [answer.headers["x-homescope-cache"] for answer in answers] == ["miss", "hit"]
         assert (await client.post(url + PATH, json=chat(model="made up"))).status_code == 400
@@ -58,4 +71,43 @@ async def test_what_operators_are_told(settings: Settings, engine: FakeEngine, k
     assert told["homescope_stage_seconds_count", "total"] == 2
     assert told["homescope_stage_seconds_count", "queue"] == 1
     assert told["homescope_in_flight",] == told["homescope_pixels_in_flight",] == 0
+    assert told["homescope_jobs", "waiting"] == told["homescope_jobs", "running"] == 0
     assert "made up" not in answer.text
+
+
+async def test_what_waits_in_the_queue(settings: Settings, engine: FakeEngine, key: str) -> None:
+    """The key has made the database."""
+    records = database.at(settings.data)
+    now = 1_000_000
+    queue = Queue(records, lambda: now)
+    waiting = [NewJob("task", Caller("k", "reports")) for _ in range(3)]
+    for job in waiting:
+        await queue.submit(job)
+        now += 10_000
+    leases = Leases(queue, "me", {"task": Failure.of})
+    await leases.take(1)
+    told = samples((await Metrics(engine, (), {}, queue.backlog).text()).decode())
+    assert (told["homescope_jobs", "waiting"], told["homescope_jobs", "running"]) == (2, 1)
+    assert told["homescope_jobs_oldest_seconds",] == 20
+    await records.dispose()
+
+
+async def test_a_database_that_is_away_leaves_the_other_metrics(engine: FakeEngine) -> None:
+    async def away() -> Backlog:
+        raise StorageUnavailable
+
+    told = samples((await Metrics(engine, (), {}, away).text()).decode())
+    assert not [name for name in told if name[0].startswith("homescope_jobs")]
+
+
+@pytest.mark.parametrize("settings", [{"limit_rpm": 1}], indirect=True)
+async def test_refusals_of_limits_are_counted(
+    settings: Settings, engine: FakeEngine, key: str, operators: socket.socket
+) -> None:
+    headers = {"authorization": f"Bearer {key}"}
+    app = create_app(settings, engine, operators=operators)
+    async with listening(app) as url, httpx.AsyncClient(headers=headers) as client:
+        statuses = [(await client.post(url + PATH, json=chat())).status_code for _ in range(3)]
+        told = samples((await client.get(url_of(operators) + "/metrics")).text)
+    assert statuses == [200, 429, 429]
+    assert told["homescope_limit_refusals_total", "server", "requests"] == 2
