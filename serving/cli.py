@@ -15,6 +15,7 @@ from serving import logs
 from serving.access.commands import keys, make_first_key
 from serving.app import create_app
 from serving.console import give_up, read_settings
+from serving.doctor.command import doctor
 from serving.engine import connection
 from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
@@ -50,6 +51,7 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_aut
 
 
 main.add_command(keys)
+main.add_command(doctor)
 main.add_command(records_group)
 
 

@@ -69,6 +69,7 @@ class FakeVLLM:
     headers: list[dict[str, str]] = field(default_factory=list)
     models: list[str] = field(default_factory=lambda: ["m"])
     alive: bool = True
+    version: str = "0.32.0"
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -77,12 +78,16 @@ class FakeVLLM:
             routes=[
                 Route("/health", self._health),
                 Route("/v1/models", self._models),
+                Route("/version", self._version),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ]
         )
 
     async def _health(self, _: Request) -> Response:
         return Response(status_code=200 if self.alive else 503)
+
+    async def _version(self, _: Request) -> Response:
+        return JSONResponse({"version": self.version})
 
     async def _models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": name} for name in self.models]})
