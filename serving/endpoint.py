@@ -76,6 +76,8 @@ class Endpoint:
                 self._check_scope(call.caller)
             if call.exchange.method not in self._methods:
                 raise InvalidRequest(f"Request method '{call.exchange.method}' is not supported.")
+            if call.exchange.has_null:
+                raise InvalidRequest("A parameter of the URL contains a null character.")
             await self._serve(call)
         except ClientGone:
             call.outcome = "client_gone"

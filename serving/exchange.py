@@ -54,6 +54,11 @@ class Exchange:
         return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
     @property
+    def has_null(self) -> bool:
+        """Whether the URL has a null character where something is named. PostgreSQL has none in texts."""
+        return b"%00" in self._query or any("\0" in str(value) for value in self.path_params.values())
+
+    @property
     def origin(self) -> str:
         """The server as this client reaches it: `http://host:port`."""
         host = self.header("host")

@@ -88,6 +88,8 @@ async def text(pieces: AsyncIterator[bytes], limit: int) -> str:
         read += piece
         if len(read) > limit:
             raise MalformedBody(f"A text field is limited to {limit} bytes.")
+    if b"\0" in read:
+        raise MalformedBody("A text field contains a null character.")
     try:
         return read.decode()
     except UnicodeDecodeError:

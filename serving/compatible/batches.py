@@ -89,7 +89,7 @@ class Batches:
         await self._answer(call, batch)
 
     async def _input(self, call: Call, file_id: str | None) -> str:
-        if not file_id:
+        if not file_id or "\0" in file_id:
             raise InvalidRequest("Missing required parameter: 'input_file_id'.", param="input_file_id")
         try:
             file = await self._files.get(file_id, call.caller.key_id)
@@ -168,4 +168,6 @@ def _extra(given: dict[str, str] | None) -> dict[str, str] | None:
     if given and (len(given) > MAX_EXTRA or max(map(len, (*given, *given.values()))) > MAX_EXTRA_CHARS):
         message = f"metadata is limited to {MAX_EXTRA} pairs of at most {MAX_EXTRA_CHARS} characters each."
         raise InvalidRequest(message, param="metadata")
+    if given and any("\0" in text for pair in given.items() for text in pair):
+        raise InvalidRequest("metadata contains a null character.", param="metadata")
     return given

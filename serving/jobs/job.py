@@ -64,6 +64,10 @@ class Failure:
     def of(cls, error: ServingError) -> Failure:
         return cls(error.status, error.code, error.message)
 
+    def __post_init__(self) -> None:
+        """Messages quote clients; PostgreSQL has no null character in texts."""
+        object.__setattr__(self, "message", self.message.replace("\0", ""))
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
