@@ -76,7 +76,7 @@ class Keyring:
 
     async def now(self, caller: Caller) -> Caller:
         """The caller with what its key is granted today: for work that was handed in under the key earlier. One whose
-        key has been revoked since keeps an ordinary grant, because what was accepted is finished."""
+        key has been revoked since keeps its grant, because what was accepted is finished, within the same bounds."""
         await self._freshen()
         return self._by_id.get(caller.key_id) or Caller(caller.key_id, caller.name, ORDINARY)
 
@@ -107,9 +107,9 @@ class Keyring:
         by_prefix: dict[str, list[_Known]] = defaultdict(list)
         self._by_id = {}
         for key in keys:
+            caller = self._by_id[key.id] = Caller(key.id, key.name, key.grant)
             if key.revoked_at is not None:
                 continue
-            caller = self._by_id[key.id] = Caller(key.id, key.name, key.grant)
             for secret in filter(None, (key.secret, key.former)):
                 by_prefix[secret.prefix].append(_Known(secret.hash, _end(key, secret), caller))
         self._by_prefix = dict(by_prefix)

@@ -157,3 +157,15 @@ async def test_two_keys_with_one_prefix_are_told_apart_by_their_ids(store: KeySt
 async def test_without_authentication_everybody_may_do_everything() -> None:
     assert await OpenDoor().caller("") == ANYBODY
     assert "admin" in ANYBODY.grant.scopes
+
+
+async def test_a_revoked_key_takes_its_restrictions_with_it(store: KeyStore, keyring: Keyring, clock: Clock) -> None:
+    """What it handed in before is still finished: as it was allowed to be, and kept as little of."""
+    grant = Grant(models=("small",), images=ImagePolicy(video=False), keep_content=False)
+    secret = await store.create("k", grant)
+    caller = await keyring.caller(f"Bearer {secret}")
+    await store.revoke(caller.key_id)
+    clock.pass_(seconds=2)
+    with pytest.raises(Unauthorized):
+        await keyring.caller(f"Bearer {secret}")
+    assert (await keyring.now(Caller(caller.key_id, "k"))).grant == grant
