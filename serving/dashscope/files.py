@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from starlette.routing import Route
 
+from serving.access.grant import Scope
 from serving.access.keyring import Keyring
 from serving.dashscope.links import Links
 from serving.dashscope.paging import page
@@ -31,8 +32,9 @@ REGION = "local"
 
 def routes(files: Files, links: Links, keyring: Keyring, settings: Settings) -> list[Route]:
     endpoints = FileEndpoints(files, links, settings)
-    collection = Endpoint(endpoints.collection, keyring, NATIVE, methods=("GET", "POST"))
-    item = Endpoint(endpoints.item, keyring, NATIVE, methods=("GET", "DELETE"))
+    scopes: tuple[Scope, ...] = ("files",)
+    collection = Endpoint(endpoints.collection, keyring, NATIVE, methods=("GET", "POST"), scopes=scopes)
+    item = Endpoint(endpoints.item, keyring, NATIVE, methods=("GET", "DELETE"), scopes=scopes)
     return [
         *(Route(f"/api/v1/files{slash}", collection) for slash in ("", "/")),
         *(Route(f"/api/v1/files/{{file}}{slash}", item) for slash in ("", "/")),

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.access.grant import Grant
 from serving.access.keys import KeyStore
 from serving.access.signer import Signer
 from serving.dashscope.links import VALID_S, Links
@@ -254,3 +255,15 @@ async def test_models(client: httpx.AsyncClient, settings: Settings) -> None:
     one = (await client.get("/api/v1/models?model=qwen3-vl-30b-a3b-instruct")).json()["output"]
     assert [model["model"] for model in one["models"]] == ["qwen3-vl-30b-a3b-instruct"]
     assert (await client.get("/api/v1/models?model=none")).json()["output"]["total"] == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/api/v1/files", "/api/v1/files/", "/api/v1/files/some", "/v1/files"])
+async def test_files_need_their_scope(client: httpx.AsyncClient, settings: Settings, method: str, path: str) -> None:
+    records = database.at(settings.data)
+    secret = await KeyStore(records).create("chat", Grant(scopes=frozenset({"text-generation"})))
+    await records.dispose()
+    client.headers["authorization"] = f"Bearer {secret}"
+    answer = await client.request(method, path)
+    assert answer.status_code == 403
+    assert "scope files" in answer.text
