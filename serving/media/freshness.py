@@ -82,16 +82,21 @@ def lifetime(headers: Mapping[str, str]) -> float | None:
     promised = said.get("s-maxage") or said.get("max-age")
     if promised is None:
         return max(0.0, min(MAX_AGE, _expires_in(headers)))
-    age = headers.get("Age", "0")
-    left = int(promised) - (int(age) if age.isdecimal() else 0) if promised.isdecimal() else 0
-    return max(0, min(MAX_AGE, left))
+    return max(0, min(MAX_AGE, _seconds(promised) - _seconds(headers.get("Age", ""))))
+
+
+def _seconds(text: str) -> int:
+    """0 for what is no number; one too long to be read is a day too many in any case."""
+    if not (text.isascii() and text.isdecimal()):
+        return 0
+    return int(text) if len(text) < 12 else 10**12
 
 
 def _expires_in(headers: Mapping[str, str]) -> float:
     try:
         expires, date = (parsedate_to_datetime(headers[name]) for name in ("Expires", "Date"))
         return (expires - date).total_seconds()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError, IndexError):
         return 0
 
 

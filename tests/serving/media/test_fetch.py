@@ -263,3 +263,22 @@ async def test_a_video_is_written_to_a_file(fetcher: Fetcher, images: Site, tmp_
 async def test_a_disk_that_takes_nothing_is_not_the_clients_mistake(fetcher: Fetcher, images: Site) -> None:
     with pytest.raises(StorageUnavailable):
         await fetcher.video(images.answer("/v.mp4", bytes(1 << 20), Content_Type="video/mp4"), Path("/dev/full"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Cache_Control": "max-age=" + "9" * 6000},
+        {"Cache_Control": "max-age=60", "Age": "9" * 6000},
+        {"Expires": "Mon, 01 Jan 2035 00:00:00 " + "+9" + "9" * 3000, "Date": "Mon, 01 Jan 2035 00:00:00 GMT"},
+        {"Expires": "Mon, 01 Jan " + "9" * 5000 + " 00:00:00 GMT", "Date": "Mon, 01 Jan 2035 00:00:00 GMT"},
+        {"Expires": "Mon, 01 Jan 99999999999 00:00:00 GMT", "Date": "Mon, 01 Jan 2035 00:00:00 GMT"},
+        {"Expires": ",", "Date": " "},
+    ],
+)
+async def test_absurd_promises_of_a_source_break_nothing(
+    fetcher: Fetcher, images: Site, header: dict[str, str]
+) -> None:
+    url = images.answer("/a.png", picture(), **header)
+    assert await fetcher.image(url) == picture()
+    assert await fetcher.image(url) == picture()
