@@ -11,7 +11,7 @@ from serving.access.keyring import Keyring
 from serving.dashscope.oss import OSS, XML, Refusal, refusing
 from serving.dashscope.policy import Granted, Policies
 from serving.endpoint import Call, Endpoint
-from serving.errors import NATIVE, EmptyModel, InvalidRequest, MalformedBody, ModelNotFound
+from serving.errors import NATIVE, EmptyModel, FileQuotaExceeded, InvalidRequest, MalformedBody, ModelNotFound
 from serving.multipart import Form, text
 from serving.settings import Settings
 from serving.storage.objects import ObjectTooLarge
@@ -20,6 +20,8 @@ from serving.storage.uploads import Uploads
 TARGET = "/oss"
 FIELD_BYTES = 16_384
 """The longest text field of a form; a policy has less than a thousand."""
+FORM_BYTES = 65_536
+"""Names and texts of one form: it is held before anything is known about who sends it."""
 IDLE_S = 60.0
 """Seconds for which nothing may come of an upload."""
 MALFORMED = "The body of your POST request is not well-formed multipart/form-data."
@@ -72,13 +74,16 @@ class FormPost:
     async def _receive(self, call: Call) -> int:
         """The status to answer with. What comes after the file is not read, as in OSS."""
         fields: dict[str, str] = {}
+        left = FORM_BYTES
         try:
             async with aclosing(call.exchange.chunks(IDLE_S)) as chunks:
                 form = Form(call.exchange.header("content-type"), chunks)
                 async with aclosing(form.fields()) as parts:
                     async for part, pieces in parts:
                         if part.name != "file":
-                            fields[part.name.lower()] = await text(pieces, FIELD_BYTES)
+                            value = await text(pieces, min(FIELD_BYTES, left))
+                            left = max(0, left - len(part.name) - len(value))
+                            fields[part.name.lower()] = value
                             continue
                         granted = await self._policies.check(fields, part.filename or "")
                         call.model = granted.model
@@ -97,3 +102,5 @@ class FormPost:
                 "EntityTooLarge",
                 f"Your proposed upload exceeds the maximum allowed size. The limit is {error.limit} bytes.",
             ) from None
+        except FileQuotaExceeded as error:
+            raise Refusal(403, "QuotaExceeded", error.message) from None

@@ -97,7 +97,7 @@ class Fetcher:
     async def video(self, reference: str, file: Path) -> None:
         """Writes the answer to `file`. Raises as `image` does."""
         async with self._answer(self._checked(reference), "video", {}) as response:
-            with _stored(), file.open("wb") as out:
+            with stored(), file.open("wb") as out:
                 async for piece in self._pieces(response, "video"):
                     await asyncio.to_thread(out.write, piece)
 
@@ -179,7 +179,7 @@ class Fetcher:
 
 
 @contextmanager
-def _stored() -> Generator[None, None, None]:
+def stored() -> Generator[None, None, None]:
     """A full disk is the server's trouble, not that of the source."""
     try:
         yield

@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from serving.errors import InvalidRequest
 from serving.generation import Caller, Generation, Image, Message, Part, Timeline, Video
 from serving.media.addresses import BAD_URL
 from serving.media.budget import Lease
-from serving.media.fetch import Fetcher
+from serving.media.fetch import Fetcher, stored
 from serving.media.images import Limits, payload_of, unpacked
 
 UPLOAD = "oss://"
@@ -26,6 +27,12 @@ class Uploads(Protocol):
     async def read(self, reference: str, caller: Caller, limit: int, *, occurrence: tuple[int, int] = (0, 1)) -> bytes:
         """The bytes behind an `oss://` reference, for who uploaded them. `occurrence` is (i, n) for reference number i
         of n in one request that read the same. Raises `InvalidRequest`, also beyond `limit` bytes."""
+        ...
+
+    def pieces(
+        self, reference: str, caller: Caller, limit: int, *, occurrence: tuple[int, int] = (0, 1)
+    ) -> AsyncGenerator[bytes, None]:
+        """As `read`, in pieces: for what is too large to be held whole."""
         ...
 
 
@@ -94,7 +101,8 @@ class References:
         began = time.monotonic()
         try:
             if reference.startswith(UPLOAD):
-                data = await self._upload(reference, self._limits.uri_chars, errand, occurrence)
+                limit = self._limits.uri_chars
+                data = await self._uploads_for(errand).read(reference, errand.caller, limit, occurrence=occurrence)
             else:
                 data = await self._fetcher.image(reference)
             _spend(errand, time.monotonic() - began)
@@ -109,29 +117,33 @@ class References:
         """Writes the video to `file`. Raises `InvalidRequest`."""
         occurrence = errand.occurrence(reference)
         began = time.monotonic()
-        if _is_remote(reference) and not reference.startswith(UPLOAD):
+        if reference.startswith(UPLOAD):
+            uploads = self._uploads_for(errand)
+            pieces = uploads.pieces(reference, errand.caller, self._video_bytes, occurrence=occurrence)
+            async with aclosing(pieces):
+                with stored(), file.open("wb") as out:
+                    async for piece in pieces:
+                        await asyncio.to_thread(out.write, piece)
+        elif _is_remote(reference):
             await self._fetcher.video(reference, file)
         else:
-            data = await self._small(reference, errand, occurrence)
-            await asyncio.to_thread(file.write_bytes, data)
+            data = (await self._unpacked(reference, errand)).data
+            with stored():
+                await asyncio.to_thread(file.write_bytes, data)
         _spend(errand, time.monotonic() - began)
-
-    async def _small(self, reference: str, errand: Errand, occurrence: tuple[int, int]) -> bytes:
-        if reference.startswith(UPLOAD):
-            return await self._upload(reference, self._video_bytes, errand, occurrence)
-        return (await self._unpacked(reference, errand)).data
 
     async def _unpacked(self, reference: str, errand: Errand) -> Read:
         payload = payload_of(reference, self._limits)
         await errand.lease.take(len(reference) * 3)
         return Read(*unpacked(payload))
 
-    async def _upload(self, reference: str, limit: int, errand: Errand, occurrence: tuple[int, int]) -> bytes:
+    def _uploads_for(self, errand: Errand) -> Uploads:
+        """Raises `InvalidRequest` where the client has not asked for its uploads."""
         if not errand.resolve_oss or self._uploads is None:
             raise InvalidRequest(
                 f"{BAD_URL} [an oss:// URL is looked up with the header X-DashScope-OssResourceResolve: enable]"
             )
-        return await self._uploads.read(reference, errand.caller, limit, occurrence=occurrence)
+        return self._uploads
 
 
 def _is_remote(reference: str) -> bool:

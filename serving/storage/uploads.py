@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Integer, String, Table, delete, insert, select
+from sqlalchemy import BigInteger, Column, Integer, String, Table, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from serving.errors import InvalidRequest
+from serving.errors import FileQuotaExceeded, InvalidRequest
 from serving.generation import Caller
 from serving.storage.database import metadata
 from serving.storage.journal import Journal
@@ -17,6 +17,8 @@ SCHEME = "oss://"
 FAILED = "Failed to download multimodal content."
 LIFETIME_S = 48 * 3600
 SWEEP_BATCH = 500
+QUOTA = 100 << 30
+"""Bytes that one key may have lying here: as of files that are kept, so that no key takes the disk from the others."""
 
 _uploads = Table(
     "uploads",
@@ -52,17 +54,20 @@ class Uploads:
         *,
         lifetime: float = LIFETIME_S,
         clock: Callable[[], float] = time.time,
+        quota: int = QUOTA,
     ) -> None:
-        """`lifetime` in seconds; `clock` tells the seconds since the epoch."""
+        """`lifetime` in seconds; `clock` tells the seconds since the epoch; `quota` in bytes, of one owner."""
         self._database = database
         self._objects = objects
         self._journal = Journal(database, objects, clock=clock)
         self._lifetime = lifetime
+        self._quota = quota
         self._clock = clock
 
     async def keep(self, key: str, owner: str, model: str, pieces: AsyncIterable[bytes], limit: int) -> None:
-        """Stores an upload of the API key `owner`. Raises `ObjectTooLarge` beyond `limit` bytes, and whatever `pieces`
-        raises; then nothing is kept."""
+        """Stores an upload of the API key `owner`. Raises `ObjectTooLarge` beyond `limit` bytes, `FileQuotaExceeded`
+        where the owner has no room left, and whatever `pieces` raises; then nothing is kept."""
+        await self._check_room(owner)
         stored = await self._journal.put("uploads", pieces, limit)
         values = {"key": key, "owner": owner, "model": model, "size": stored.size, "object": stored.name}
         expires_at = int(self._clock() + self._lifetime)
@@ -78,6 +83,17 @@ class Uploads:
 
         Raises `InvalidRequest` for what is expired, unknown or somebody else's, and for more than `limit` bytes.
         """
+        return await self._objects.bytes((await self._usable(reference, caller, limit, occurrence)).object)
+
+    async def pieces(
+        self, reference: str, caller: Caller, limit: int, *, occurrence: tuple[int, int] = (0, 1)
+    ) -> AsyncGenerator[bytes, None]:
+        """As `read`, for what is too large to be held whole."""
+        upload = await self._usable(reference, caller, limit, occurrence)
+        async for piece in self._objects.read(upload.object):
+            yield piece
+
+    async def _usable(self, reference: str, caller: Caller, limit: int, occurrence: tuple[int, int]) -> _Upload:
         key = reference.removeprefix(SCHEME)
         # PostgreSQL takes no text with a null character, and no upload has one in its key.
         upload = None if "\0" in key else await self._find(key, caller.key_id, *occurrence)
@@ -85,7 +101,7 @@ class Uploads:
             raise InvalidRequest(f"{FAILED} {reference[:200]!r} is no upload of this API key, or it has expired.")
         if upload.size > limit:
             raise InvalidRequest(f"Multimodal file size is too large. The limit is {limit} bytes, got {upload.size}.")
-        return await self._objects.bytes(upload.object)
+        return upload
 
     async def sweep(self) -> int:
         """Removes what is past its time; returns how many uploads that were."""
@@ -97,6 +113,16 @@ class Uploads:
                 await connection.execute(self._journal.dropped(name))
         await self._journal.sweep()
         return len(expired)
+
+    async def _check_room(self, owner: str) -> None:
+        """Before the bytes come: who sends several at once gets beyond by those."""
+        alive = (_uploads.c.owner == owner) & (_uploads.c.expires_at > int(self._clock()))
+        async with self._database.connect() as connection:
+            held = await connection.scalar(select(func.sum(_uploads.c.size)).where(alive)) or 0
+        if held >= self._quota:
+            raise FileQuotaExceeded(
+                f"Upload file capacity exceed limit. At most {self._quota} bytes are kept, there are {held}."
+            )
 
     async def _find(self, key: str, owner: str, index: int, count: int) -> _Upload | None:
         query = (

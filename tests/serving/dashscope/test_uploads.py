@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import tracemalloc
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,12 @@ from serving.access.signer import Signer
 from serving.app import create_app
 from serving.dashscope.oss import Refusal
 from serving.dashscope.policy import EXPIRES_IN_S, Policies
-from serving.errors import InvalidRequest
-from serving.generation import Caller
+from serving.errors import FileQuotaExceeded, InvalidRequest
+from serving.generation import Caller, Timeline
+from serving.media.budget import Budget
+from serving.media.fetch import Fetcher, FetchRules
+from serving.media.images import Limits
+from serving.media.references import Errand, References
 from serving.settings import Settings
 from serving.storage import database, objects
 from serving.storage.uploads import LIFETIME_S, Uploads
@@ -488,3 +494,45 @@ async def test_a_client_that_goes_away_leaves_nothing(
     await app(scope, receive, send)
     assert (told, answered) == ([], [])
     assert lying_in(stored) == []
+
+
+async def test_a_form_of_endless_texts_is_refused_before_they_are_held(app: Router) -> None:
+    """Nobody knows yet who sends them."""
+    fields = {f"field-{number}": "x" * 16_000 for number in range(50)}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as anybody:
+        answer = await anybody.post("/oss", data=fields, files={"file": b"data"})
+    assert answer.status_code == 400
+    assert "<Code>MalformedPOSTRequest</Code>" in answer.text
+
+
+async def test_no_key_takes_the_disk_from_the_others(parts: Parts) -> None:
+    store = objects.at(None, parts.folder.parent)
+    await store.start()
+    records = database.at(parts.folder.parent)
+    uploads = Uploads(records, store, clock=parts.clock, quota=10)
+    await uploads.keep("d/a", "me", MODEL, pieces(b"0123456789"), MAX_BYTES)
+    with pytest.raises(FileQuotaExceeded, match="At most 10 bytes are kept, there are 10"):
+        await uploads.keep("d/b", "me", MODEL, pieces(b"0"), MAX_BYTES)
+    await uploads.keep("d/c", "you", MODEL, pieces(b"0"), MAX_BYTES)
+    parts.clock.now += LIFETIME_S + 1
+    await uploads.keep("d/b", "me", MODEL, pieces(b"0"), MAX_BYTES)
+    await store.aclose()
+    await records.dispose()
+
+
+async def test_a_large_upload_is_never_held_whole(parts: Parts) -> None:
+    async def zeros() -> AsyncGenerator[bytes, None]:
+        for _ in range(64):
+            yield bytes(1 << 20)
+
+    await parts.uploads.keep("d/film", "me", MODEL, zeros(), 1 << 30)
+    references = References(Fetcher(FetchRules()), Limits(), video_bytes=1 << 30, uploads=parts.uploads)
+    file = parts.folder / "film"
+    async with Budget(1 << 30, patience=1).lease() as lease:
+        errand = Errand(ME, True, Timeline(), lease, Counter(["oss://d/film"]))
+        tracemalloc.start()
+        await references.video("oss://d/film", errand, file)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert file.stat().st_size == 64 << 20
+    assert peak < 32 << 20

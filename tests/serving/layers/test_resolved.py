@@ -40,6 +40,11 @@ class Shelf:
         self.asked.append((reference, caller.key_id, occurrence))
         return self.files[reference.removeprefix("oss://")]
 
+    async def pieces(
+        self, reference: str, caller: Caller, limit: int, *, occurrence: tuple[int, int] = (0, 1)
+    ) -> AsyncGenerator[bytes, None]:
+        yield await self.read(reference, caller, limit, occurrence=occurrence)
+
 
 @pytest.fixture
 async def engine() -> FakeEngine:
