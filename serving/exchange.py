@@ -12,6 +12,8 @@ from serving.errors import BodyTooLarge, RequestTimeout, new_request_id
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream;charset=UTF-8"
+TAKEN_WITHIN = 60.0
+"""Seconds for which a client may take nothing of a download; each holds a file open, and a piece of it."""
 HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 
 
@@ -33,6 +35,7 @@ class Exchange:
         self.frames = 0
         self.further_headers: dict[str, str] = {}
         """Sent with the response, if they are here when it begins."""
+        self.taken_within = TAKEN_WITHIN
         self._scheme: str = scope.get("scheme", "http")
         self._server: tuple[str, int | None] = scope.get("server") or ("127.0.0.1", None)
         self._query: bytes = scope["query_string"]
@@ -136,14 +139,22 @@ class Exchange:
     async def download(
         self, status: int, pieces: AsyncIterator[bytes], headers: Mapping[str, str], *, content_type: bytes
     ) -> None:
-        """Sends bytes whose number the headers announce. The first are awaited before the response begins."""
+        """Sends bytes whose number the headers announce. The first are awaited before the response begins. Raises
+        `ClientGone` when the client takes nothing for `TAKEN_WITHIN` seconds."""
         first = await anext(pieces, b"")
         await self._start(status, content_type, headers)
         if self.method != "HEAD":
-            await self._send({"type": "http.response.body", "body": first, "more_body": True})
+            await self._send_piece(first)
             async for piece in pieces:
-                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                await self._send_piece(piece)
         await self.end()
+
+    async def _send_piece(self, piece: bytes) -> None:
+        try:
+            async with asyncio.timeout(self.taken_within):
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError:
+            raise ClientGone from None
 
     async def stream(self, frames: AsyncIterator[bytes]) -> None:
         """Sends each frame as it comes. The first one is awaited before the response begins: what fails until then can
