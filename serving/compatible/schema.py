@@ -62,8 +62,7 @@ _decoder = msgspec.json.Decoder(_Body)
 
 def parse(body: bytes | msgspec.Raw) -> WireRequest:
     """Raises `MalformedBody`."""
-    if isinstance(body, bytes):  # a line of a batch is short
-        refuse_swarms(body)
+    refuse_swarms(bytes(body))
     with decoding.refusing():
         sent: Any = _decoder.decode(body)
         return WireRequest(sent.model, sent.messages, _parameters(sent))
