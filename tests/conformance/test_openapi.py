@@ -1,4 +1,4 @@
-"""The OpenAPI document is what the server does, and hostile bodies do not break it."""
+"""The OpenAPI document is what the server does, and no request made of it breaks the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
 from anyio.from_thread import start_blocking_portal
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.routing import Mount, Route, Router
 
 from serving.app import create_app
@@ -20,8 +23,19 @@ from tests.serving.conftest import PATH
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = json.loads((ROOT / "serving" / "openapi.json").read_text(encoding="utf-8"))
+METHODS = ("get", "post", "delete")
 ALIASED = "/v1"
 """Prefix whose routes are those of `/compatible-mode/v1`, and not described twice."""
+
+document = schemathesis.openapi.from_dict(DOCUMENT)
+document.config.generation.update(modes=list(schemathesis.GenerationMode))
+drawn = settings(
+    max_examples=3,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +60,50 @@ def right_form(response: Any, path: str) -> None:
             assert body["error"]["message"]
         else:
             assert list(body) == ["code", "message", "request_id"]
+
+
+@pytest.mark.timeout(300)
+@document.parametrize()
+@drawn
+def test_no_request_of_the_document_breaks_the_server(case: Any, target: Local) -> None:
+    response = case.call(base_url=target.asks.origin, headers={"Authorization": f"Bearer {target.asks.key}"})
+    right_form(response, case.operation.path)
+
+
+ANY_ROUTE = st.sampled_from(
+    [(method, path) for path, item in DOCUMENT["paths"].items() for method in METHODS if method in item]
+)
+JSONISH = st.one_of(
+    st.binary(max_size=300),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["model", "input", "messages", "parameters", "role", "content", "text", "image", "video"]
+                )
+                | st.text(max_size=8),
+                inner,
+                max_size=5,
+            )
+        ),
+        max_leaves=12,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@pytest.mark.timeout(300)
+@given(
+    route=ANY_ROUTE, body=JSONISH, content_type=st.sampled_from(["application/json", "multipart/form-data", "x", ""])
+)
+@settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_bytes_break_a_route(target: Local, route: tuple[str, str], body: bytes, content_type: str) -> None:
+    method, path = route
+    url = target.asks.origin + path.replace("{", "").replace("}", "")
+    headers = {"authorization": f"Bearer {target.asks.key}", "content-type": content_type}
+    with httpx.Client(timeout=10) as client:
+        right_form(client.request(method.upper(), url, content=body, headers=headers), path)
 
 
 HOSTILE = [
