@@ -19,6 +19,7 @@ from serving.compatible.batch.work import KIND as BATCH_LINE
 from serving.dashscope import resources, tasks
 from serving.dashscope import routes as dashscope
 from serving.dashscope.tasks import Tasks
+from serving.endpoint import Call
 from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.errors import EngineUnavailable, RouteNotFound
@@ -38,6 +39,7 @@ from serving.metrics import Metrics, Observed, prices_of
 from serving.settings import Settings
 from serving.storage import database
 from serving.storage.assembly import Storage
+from serving.tracing import tracing_of
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,13 @@ def create_app(
 
     metrics = Metrics(stack, settings.served_models, prices_of(settings), queue.backlog)
     probes = ops.routes(stack, stopping)
+    tracing = tracing_of()
+
+    def observe(call: Call) -> None:
+        metrics.observe(call)
+        if tracing is not None:
+            tracing.observe(call)
+
 
     async def bring_up() -> None:
         try:
@@ -130,6 +139,8 @@ def create_app(
                 await recorder.aclose()
             await storage.aclose()
             await records.dispose()
+            if tracing is not None:
+                await tracing.aclose()
 
     routes = [
         *dashscope.routes(stack, keyring, settings, chats.submit if settings.async_tasks else None),
@@ -141,7 +152,7 @@ def create_app(
     ]
     # A router alone: the endpoints answer their own errors, and the layers that an application adds cost as much CPU as
     # parsing a request. Slashed paths are not redirected, because the SDK's aio client does not repeat its body.
-    return Observed(metrics.observe, routes, default=_not_found, lifespan=lifespan, redirect_slashes=False)
+    return Observed(observe, routes, default=_not_found, lifespan=lifespan, redirect_slashes=False)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,7 +21,7 @@ from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
 from serving.server import CannotListen, Server, listen, url_of
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 from serving.storage.records.commands import records_group
 
 
@@ -47,7 +47,10 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_aut
         secret = make_first_key(chosen) if chosen.auth else None
         if secret:
             click.echo(f"API key, shown this once: {secret}")
-        sys.exit(uvloop.run(_serve(chosen, listener, operators)))
+        try:
+            sys.exit(uvloop.run(_serve(chosen, listener, operators)))
+        except SettingsError as error:  # what only shows when the parts are put together, such as a missing library
+            give_up(str(error))
 
 
 main.add_command(keys)

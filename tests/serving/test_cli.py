@@ -100,6 +100,13 @@ def test_a_host_that_is_none(tmp_path: Path, host: str) -> None:
     assert_one_clear_line(done, f"cannot listen on {host}:0", "--host")
 
 
+def test_traces_by_a_protocol_that_is_not_spoken(tmp_path: Path) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    done = homescope(tmp_path, "run", "--port", "0", "--no-auth", "--engine-url", NO_ENGINE, **endpoint)
+    assert done.exit_code == 2
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL=grpc" in done.stderr.splitlines()[-1]
+
+
 def test_a_port_for_operators_that_is_none(tmp_path: Path) -> None:
     done = homescope(tmp_path, "run", "--port", "0", HOMESCOPE_ADMIN_PORT="70000")
     assert_one_clear_line(done, "HOMESCOPE_ADMIN_PORT", "70000")
