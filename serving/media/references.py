@@ -77,10 +77,14 @@ def _references(part: Part) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The bytes behind a reference, and a data URI's base64 of them where the reference has brought it along."""
+    """The bytes behind a reference, and a data URI's base64 of them where the reference has brought it along.
+
+    `held` of the lease can be given back by who does not keep the bytes; those of a data URI are in the request anyway.
+    """
 
     data: bytes
     payload: str | None = None
+    held: int = 0
 
 
 class References:
@@ -110,8 +114,9 @@ class References:
             errand.lease.give(taken)
             raise
         # The bytes themselves, and their base64 twice: in the generation and in the body to the engine.
-        errand.lease.give(max(0, taken - len(data) * 4))
-        return Read(data)
+        held = min(taken, len(data) * 4)
+        errand.lease.give(taken - held)
+        return Read(data, held=held)
 
     async def video(self, reference: str, errand: Errand, file: Path) -> None:
         """Writes the video to `file`. Raises `InvalidRequest`."""

@@ -89,6 +89,7 @@ class Videos:
             checked = await self._imaging.checked(read.data)
             size = size or self._size((checked.width, checked.height), count, video)
             frames.append(replace(await self._imaging.converted(checked, size, "JPEG"), seen=size))
+            errand.lease.give(read.held)  # else a list of large frames waits for memory that it holds itself
         assert size is not None
         frames += frames[-1:] * (count - len(frames))
         fps = self._policy.rate(video.fps)

@@ -136,3 +136,15 @@ async def test_frames_take_memory_too(media: Media) -> None:
     before = media.budget.free
     await content_of(media, Video((data_uri(picture()),) * 4))
     assert media.budget.free == before
+
+
+async def test_a_list_does_not_wait_for_the_memory_of_frames_it_is_done_with() -> None:
+    frame = picture("BMP", (320, 240))
+    names = Names({HOST: [["127.0.0.1"]]})
+    rules = FetchRules(guard=Guard.allowing([HOST]))
+    media = Media(Limits(uri_chars=len(frame)), rules=rules, resolver=names, memory=6 * len(frame), patience=0.5)
+    async with site() as pictures:
+        url = pictures.answer("/f.bmp", frame, Content_Type="image/bmp")
+        content = await content_of(media, Video((url,) * 8))
+    assert len(content.frames) == 8
+    await media.aclose()
