@@ -25,6 +25,7 @@ def moment(query: Mapping[str, str], name: str) -> int | None:
     if not given:
         return None
     try:
-        return int(datetime.strptime(given, "%Y%m%d%H%M%S").replace(tzinfo=CLOUD_TIME).timestamp())
+        seconds = datetime.strptime(given, "%Y%m%d%H%M%S").replace(tzinfo=CLOUD_TIME).timestamp()
+        return max(0, int(seconds))  # the first hours of year 1 have no time in UTC
     except (ValueError, OverflowError):
         raise InvalidRequest(f"'{name}' must be a time as yyyyMMddHHmmss", param=name) from None

@@ -115,6 +115,7 @@ def _parsed(reference: str | URL) -> URL:
         host = url.raw_host or ""
         if url.scheme not in ("http", "https") or not host or not url.port:
             raise ValueError
+        _ = url.host  # what a name that begins with xn-- decodes to; raises UnicodeError for one that does not
         if literal(host) is None and not NAME.fullmatch(host.rstrip(".")):
             raise ValueError
     except ValueError:

@@ -83,3 +83,10 @@ async def test_a_body_that_is_no_form(client: httpx.AsyncClient, kind: str) -> N
     response = await client.post("/v1/files", content=b"{}", headers={"content-type": kind})
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
+@pytest.mark.parametrize("moment", ["00010101000000", "99991231235959"])
+async def test_a_list_can_begin_and_end_at_any_time(client: httpx.AsyncClient, path: str, moment: str) -> None:
+    query = {"create_after": moment, "create_before": moment}
+    assert (await client.get(path, params=query)).json()["data"] == []

@@ -15,6 +15,7 @@ from tests.serving.media.sites import HOST, Names, Site, site
 from tests.serving.wire import picture
 
 NO_URL = [
+    "https://xn--/",
     "file:///etc/passwd",
     "ftp://images.test/a.png",
     "gopher://127.0.0.1:6379/_INFO",
