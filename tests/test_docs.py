@@ -9,6 +9,7 @@ from serving.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
+SETTINGS = ("docs/settings.md", "docs/settings.zh-CN.md")
 ROW = re.compile(rf"^\| `({PREFIX}[A-Z_]+)` \| (.*?) \| (.+) \|$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 
@@ -20,7 +21,7 @@ def shown(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-@pytest.mark.parametrize("name", READMES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_settings_table_is_the_code(name: str) -> None:
     rows = ROW.findall((ROOT / name).read_text(encoding="utf-8"))
     written = {setting: default for setting, default, _ in rows}
@@ -28,7 +29,7 @@ def test_the_settings_table_is_the_code(name: str) -> None:
     assert written == fields
 
 
-@pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md", "serving/demo/model/README.md"])
+@pytest.mark.parametrize("name", [*READMES, *SETTINGS, "CHANGELOG.md", "serving/demo/model/README.md"])
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
     missing = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]

@@ -33,7 +33,7 @@ def declared(*extras: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("client", ()), ("serving", ("serving", "scale", "engine-cpu", "demo", "train"))],
+    [("client", ()), ("serving", ("serving", "scale", "traces", "engine-cpu", "demo", "train"))],
 )
 def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, ...]) -> None:
     providers = metadata.packages_distributions()

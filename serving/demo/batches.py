@@ -156,7 +156,8 @@ def question_first_row(chat: Chat, picture: Picture, rng: random.Random) -> Row:
     row, segment = Row(chat), 1
     exchange = dialogues.draw_exchange(picture.chart, rng)
     row.add([*chat.system(rng), *chat.user, *chat.ids(exchange.question)], segment)
-    row.image(*(side // FACTOR for side in picture.pixels.shape[:2]), segment)
+    rows, columns = (side // FACTOR for side in picture.pixels.shape[:2])
+    row.image(rows, columns, segment)
     row.add(chat.answering, segment)
     row.add([*chat.ids(exchange.answer), chat.end], segment, learned=True)
     return row

@@ -161,7 +161,7 @@ LOOK = {
         },
     },
 }
-FORCED = {"tools": [LOOK], "tool_choice": {"type": "function", "function": {"name": "look"}}}
+FORCED: dict[str, Any] = {"tools": [LOOK], "tool_choice": {"type": "function", "function": {"name": "look"}}}
 
 
 async def test_a_forced_tool_call_whole_and_streamed(client: httpx.AsyncClient) -> None:

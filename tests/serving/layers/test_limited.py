@@ -16,7 +16,7 @@ from serving.errors import (
     RequestQuotaExceeded,
     TokenQuotaExceeded,
 )
-from serving.generation import Caller, Chunk, Generation, Image, Message, Sampling, Text
+from serving.generation import Caller, Chunk, Generation, Image, Message, Part, Sampling, Text
 from serving.layers.limited import Limited, estimated
 from serving.settings import Settings
 from tests.fakes import FakeEngine
@@ -35,7 +35,7 @@ class Clock:
 
 
 def question(quota: Quota, *, key: str = "k", images: int = 0, text: str = "hi") -> Generation:
-    parts = (Text(text), *(Image("data:,") for _ in range(images)))
+    parts: tuple[Part, ...] = (Text(text), *(Image("data:,") for _ in range(images)))
     caller = Caller(key, key, Grant(quota=quota))
     return Generation("r", caller, "m", (Message("user", parts),), Sampling(max_tokens=10))
 

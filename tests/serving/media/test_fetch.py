@@ -279,6 +279,6 @@ async def test_a_disk_that_takes_nothing_is_not_the_clients_mistake(fetcher: Fet
 async def test_absurd_promises_of_a_source_break_nothing(
     fetcher: Fetcher, images: Site, header: dict[str, str]
 ) -> None:
-    url = images.answer("/a.png", picture(), **header)
+    url = images.answer("/a.png", picture(), 200, **header)
     assert await fetcher.image(url) == picture()
     assert await fetcher.image(url) == picture()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 
 
 async def fresh_database(server: str) -> str:

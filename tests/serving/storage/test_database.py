@@ -20,8 +20,8 @@ from serving.storage import database
 from serving.storage.migrations import HEAD, steps
 from tests.serving.storage.postgres import fresh_database
 
-FIRST = """CREATE TABLE api_keys (id VARCHAR(36) NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, prefix VARCHAR(11) NOT NULL,
-hash {bytes} NOT NULL, created_at {moment} NOT NULL, revoked_at {moment})"""
+FIRST = """CREATE TABLE api_keys (id VARCHAR(36) NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL,
+prefix VARCHAR(11) NOT NULL, hash {bytes} NOT NULL, created_at {moment} NOT NULL, revoked_at {moment})"""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
