@@ -56,9 +56,7 @@ def layered(engine: Engine, settings: Settings, media: Media, keeping: Keeping) 
     store = store_of(settings)
     if store is not None:
         revision = settings.cache_revision or settings.model or ""
-        engine = Cached(
-            engine, store, keep_all=settings.cache_all, shared=settings.cache_shared, revision=revision
-        )
+        engine = Cached(engine, store, keep_all=settings.cache_all, shared=settings.cache_shared, revision=revision)
     engine = Resolved(Inspected(keeping.inside(engine)), media)
     engine = Permitted(engine)
     engine = Limited(engine, access.ledger_of(settings), access.quota_of(settings))
@@ -106,7 +104,6 @@ def create_app(
         metrics.observe(call)
         if tracing is not None:
             tracing.observe(call)
-
 
     async def bring_up() -> None:
         try:

