@@ -19,8 +19,8 @@ serve: setup ## the gateway on http://127.0.0.1:8000 with the embedded engine
 test: setup ## every test that needs no GPU, real engine included
 	@$(BIN)/python -m pytest
 
-test-fast: setup ## the same without the real engine (under two minutes)
-	@$(BIN)/python -m pytest -m 'not engine'
+test-fast: setup ## the same without the real engine and the clients that install something
+	@$(BIN)/python -m pytest -m 'not engine and not conformance'
 
 check: setup ## format, lint, types
 	@$(BIN)/ruff format --check .
