@@ -179,7 +179,7 @@ async def test_a_forced_tool_call_whole_and_streamed(client: httpx.AsyncClient) 
     deltas = [each for frame in got for each in frame.data["output"]["choices"][0]["message"]["tool_calls"]]
     assert "".join(delta["function"]["arguments"] for delta in deltas) == call["function"]["arguments"]
     assert [delta["function"].get("name") for delta in deltas] == ["look"] + [None] * (len(deltas) - 1)
-    assert got[-1].data["output"]["choices"][0]["finish_reason"] == "tool_calls"
+    assert got[-1].data["output"]["choices"][0]["finish_reason"] == choice["finish_reason"]
 
 
 async def test_tools_that_the_model_may_call_and_what_came_of_it(client: httpx.AsyncClient) -> None:
