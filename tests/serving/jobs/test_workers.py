@@ -144,11 +144,11 @@ async def test_what_may_succeed_later_is_done_later(
 async def test_what_never_succeeds_is_given_up(queue: Queue, clock: Clock, tmp_path: Path) -> None:
     work = Work(do=lambda _: EngineUnavailable())
     # The clock leaps less far than a lease lasts: the job may have been taken since it was looked at.
-    async with at_work(queue, work, tmp_path, pace=replace(PACE, lease=3600.0)):
+    async with at_work(queue, work, tmp_path, pace=replace(PACE, lease=600.0)):
         job_id = await submit(queue)
         async with asyncio.timeout(10):
             while (job := await queue.get(job_id)) is not None and not job.state.final:
-                clock.now += 120_000 if job.state is State.PENDING else 0
+                clock.now += 120_000 if job.state is State.PENDING else 5_000
                 await asyncio.sleep(0.01)
     assert job is not None
     assert job.failure is not None
