@@ -142,7 +142,7 @@ def single_row(chat: Chat, picture: Picture, rng: random.Random, room: int) -> R
     row.image(rows, columns)
     begin, tries = row.next, 0
     while tries < 4:
-        task: dialogues.Task | None = "json" if segment == 1 and rng.random() < 0.8 else None
+        task: dialogues.Task | None = "json" if segment == 1 and rng.random() < 0.5 else None
         exchange = dialogues.draw_exchange(picture.chart, rng, task)
         if len(row.ids) + chat.length(exchange) > room:
             tries += 1

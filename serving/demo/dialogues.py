@@ -11,16 +11,18 @@ from serving.demo.charts.chart import Chart, Language
 Task = Literal["json", "describe", "analyse", "period", "growth", "highest", "lowest", "trend", "type"]
 
 TASK_WEIGHTS: dict[Task, float] = {
-    "json": 40,
-    "describe": 14,
-    "analyse": 12,
-    "period": 12,
-    "growth": 10,
-    "highest": 7,
-    "lowest": 5,
-    "trend": 6,
-    "type": 4,
+    "json": 14,
+    "describe": 8,
+    "analyse": 16,
+    "period": 8,
+    "growth": 6,
+    "highest": 20,
+    "lowest": 20,
+    "trend": 8,
+    "type": 2,
 }
+"""Shares of the questions of training. Comparing figures is learned more slowly than reading them: with 12 % of the
+questions the highest period was right in 56 of 100 charts whose figures were read in 96."""
 SHORT_TASKS: tuple[Task, ...] = ("period", "growth", "highest", "lowest", "trend", "type")
 
 
