@@ -104,6 +104,21 @@ def data_uri(data: bytes) -> str:
     return _uri_prefix(check(data)) + base64.b64encode(data).decode()
 
 
+def from_data_uri(uri: str) -> bytes:
+    """The bytes that a base64 data URI holds.
+
+    Raises:
+        UnusableImage: it holds none.
+    """
+    head, comma, body = uri.partition(",")
+    try:
+        if comma and head.endswith(";base64"):
+            return base64.b64decode(body, validate=True)
+    except ValueError:
+        pass
+    raise UnusableImage("the data URI is not base64: data:image/png;base64,...")
+
+
 def _uri_prefix(kind: str) -> str:
     return f"data:{kind};base64,"
 

@@ -72,11 +72,15 @@ class Job:
     model: str = DEFAULT_MODEL
     schema: Mapping[str, Any] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    prepared: str = ""
+    """What was done to the images before they were sent, such as `redacted`; empty: nothing."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of prompt, model, schema and parameters, hexadecimal."""
+        """SHA-256 of prompt, model, schema, parameters and preparation, hexadecimal."""
         parts = [self.prompt, self.model, self.schema, dict(self.parameters)]
+        if self.prepared:
+            parts.append(self.prepared)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def key(self, digest: str) -> str:

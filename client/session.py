@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import os
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import cache
@@ -24,6 +24,9 @@ from client.structured import check_schema, response_format, validated
 
 ImageInput: TypeAlias = Path | bytes | str
 """A local file, the bytes of an image, or a reference: `https://`, `data:`, `oss://`."""
+
+Prepare: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+"""Turns the bytes of an image into those that may leave the machine, or raises UnusableImage: then nothing is sent."""
 
 BASE_URL_NAME = "DASHSCOPE_HTTP_BASE_URL"
 API_KEY_NAME = "DASHSCOPE_API_KEY"
@@ -46,6 +49,8 @@ class Session:
         timeout: seconds without a byte before `TimedOut`.
         retry: when and how often to ask again.
         transport: an httpx transport to use instead of the network.
+        prepare: what every image goes through before it is sent, such as `client.redaction.Redactor.prepare`. URLs
+            are refused then: their images would reach the server without it.
 
     Raises:
         ConfigurationError: no address or no key, or one that cannot be used.
@@ -59,7 +64,9 @@ class Session:
         timeout: float = DEFAULT_TIMEOUT,
         retry: Policy = DEFAULT,
         transport: httpx.AsyncBaseTransport | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
+        self._prepare = prepare
         self.base_url = _base_url(base_url or os.environ.get(BASE_URL_NAME, ""))
         self._retry = retry
         key = _api_key(api_key or os.environ.get(API_KEY_NAME, ""))
@@ -150,7 +157,7 @@ class Session:
             check_schema(schema)
             parameters["response_format"] = response_format(schema)
         listed = [images] if isinstance(images, Path | bytes | str) else images
-        references = [await _reference(image) for image in listed]
+        references = [await _reference(image, self._prepare) for image in listed]
         return wire.request(references, prompt, model, parameters)
 
     async def _whole(self, body: dict[str, Any]) -> Answer:
@@ -246,17 +253,34 @@ def _piece(event: Event, headers: Mapping[str, str]) -> Piece:
     return wire.piece(event.data)
 
 
-async def _reference(image: ImageInput) -> str:
+async def _reference(image: ImageInput, prepare: Prepare | None) -> str:
+    if prepare is not None:
+        return image_files.data_uri(await prepare(await _local(image)))
     if isinstance(image, bytes):
         return image_files.data_uri(image)
     if isinstance(image, str):
         if not image.startswith(_REFERENCES):
             raise UnusableImage(f"{image[:80]} is neither a URL nor a data URI; pass a local file as pathlib.Path")
         return image
+    return image_files.data_uri(await _read(image))
+
+
+async def _read(path: Path) -> bytes:
     try:
-        return image_files.data_uri(await asyncio.to_thread(image_files.read, image))
+        return await asyncio.to_thread(image_files.read, path)
     except UnusableImage as error:
-        raise UnusableImage(f"{image}: {error.message}") from error
+        raise UnusableImage(f"{path}: {error.message}") from error
+
+
+async def _local(image: ImageInput) -> bytes:
+    """The bytes of an image that is on this machine."""
+    if isinstance(image, Path):
+        return await _read(image)
+    if isinstance(image, bytes):
+        return image
+    if not image.startswith("data:"):
+        raise UnusableImage(f"{image[:80]} is not on this machine and cannot be checked here: download it first")
+    return image_files.from_data_uri(image)
 
 
 def _headers(body: dict[str, Any]) -> dict[str, str]:
