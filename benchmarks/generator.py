@@ -1,0 +1,262 @@
+"""Load: open (the schedule decides when, whatever the server does) or closed (users who each wait for their answer).
+
+An open load with a limit of requests in flight holds requests back when the server is slow. Their latency from the
+intended start counts that wait; the latency from the send does not, which is how slow servers look fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import itertools
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.connection import Broken, Links, Response
+from benchmarks.dialects import Dialect
+from benchmarks.record import OK, Record
+from benchmarks.workload import Ask
+from client.sse import Decoder
+
+_PROBE_S = 0.005
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server and how to speak to it. `extra` are further parameters of each request."""
+
+    url: str
+    dialect: Dialect
+    model: str
+    key: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def links(self) -> Links:
+        return Links(self.url, {"authorization": f"Bearer {self.key}"} if self.key else {})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a load is run.
+
+    Attributes:
+        limit: requests in flight at most; None for no bound.
+        timeout: seconds from the send after which a request is given up as `TimedOut`.
+        hang_up: share of the streams that are left after their first piece, as clients that go away do.
+        score: of an answer's text for a request whose answer is known.
+        seed: of who hangs up.
+    """
+
+    limit: int | None = None
+    timeout: float = 300.0
+    hang_up: float = 0.0
+    score: Callable[[Ask, str], float | None] = lambda ask, text: None
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Health:
+    """Of the generator itself: how late its loop ran (milliseconds, sampled), and the CPU it took."""
+
+    delays_ms: list[float] = field(default_factory=list)
+    cpu_share: float = 0.0
+
+    @property
+    def delay_p99_ms(self) -> float:
+        return float(np.percentile(self.delays_ms, 99)) if self.delays_ms else 0.0
+
+
+class _Listener:
+    """Puts an answer together while it arrives. `left` is set at the first piece of text."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.texts: list[str] = []
+        self.times: list[int] = []
+        self.counts = {"input_tokens": 0, "output_tokens": 0, "image_tokens": 0}
+        self.finished = False
+        self.error = ""
+        self.spoke = asyncio.Event()
+        self._dialect = dialect
+        self._decoder = Decoder()
+        self._body: list[bytes] = []
+        self.response = Response(self._on_body)
+
+    def _on_body(self, body: bytes, now: int) -> None:
+        if not self.response.headers.get("content-type", "").startswith("text/event-stream"):
+            self._body.append(body)
+            return
+        for event in self._decoder.feed(body):
+            if event.data != "[DONE]":
+                self._take(event.data, now)
+
+    def close(self) -> None:
+        """The answer is complete."""
+        if self._body:
+            self._take(b"".join(self._body), 0)
+        if not self.error and not self.finished:
+            self.error = "CutOff"
+        if self.response.status != 200 and self.error in ("", "BadResponse", "CutOff"):
+            self.error = f"HTTP {self.response.status}"
+
+    def _take(self, data: str | bytes, now: int) -> None:
+        try:
+            delta = self._dialect.delta(data)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            self.error = self.error or "BadResponse"
+            return
+        self.error = self.error or delta.error
+        self.finished = self.finished or delta.finished
+        for name in self.counts:
+            self.counts[name] = getattr(delta, name) or self.counts[name]
+        if delta.text:
+            self.texts.append(delta.text)
+            self.spoke.set()
+            if now:
+                self.times.append(now)
+
+    def digest(self) -> str:
+        return hashlib.sha256("".join(self.texts).encode()).hexdigest() if self.texts else ""
+
+
+class Generator:
+    """Sends requests to one target and gives `take` a record of each, in the order in which they end.
+
+    async with running(target, plan, records.append) as generator:
+        await generator.open(workload.asks(), poisson(5, 60))
+    """
+
+    def __init__(self, target: Target, plan: Plan, take: Callable[[Record], None], links: Links) -> None:
+        self.health = Health()
+        self._target, self._plan, self._take, self._links = target, plan, take, links
+        self._slots = asyncio.Semaphore(plan.limit) if plan.limit else None
+        self._random = random.Random(plan.seed)
+        self._start = time.perf_counter_ns()
+
+    async def open(self, asks: Iterable[Ask], dues: Iterable[float]) -> None:
+        """One request at each of the times, in seconds from now; returns when all have ended."""
+        prepared = self._prepared(asks)
+        ready = next(prepared)
+        self._start = time.perf_counter_ns()
+        async with asyncio.TaskGroup() as group:
+            for number, due in enumerate(dues):
+                intended = round(due * 1e9)
+                if (early := intended - self._now()) > 0:
+                    await asyncio.sleep(early / 1e9)
+                group.create_task(self._held(number, intended, *ready))
+                # The next one is built while there is time, and is ready when it is due.
+                await asyncio.sleep(0)
+                ready = next(prepared)
+
+    async def closed(self, asks: Iterable[Ask], users: int, seconds: float) -> None:
+        """So many users, each asking again once it is answered, until the time is over."""
+        prepared, numbers = self._prepared(asks), itertools.count()
+        self._start = time.perf_counter_ns()
+
+        async def user() -> None:
+            while self._now() < seconds * 1e9:
+                ready = next(prepared)
+                now = self._now()
+                await self._one(next(numbers), now, now, 0, *ready)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(users):
+                group.create_task(user())
+
+    def _now(self) -> int:
+        return time.perf_counter_ns() - self._start
+
+    def _prepared(self, asks: Iterable[Ask]) -> Iterator[tuple[Ask, bytes, bytes]]:
+        """Each request with the bytes to send, the given ones again and again."""
+        target, links = self._target, self._links
+        for ask in itertools.chain.from_iterable(itertools.repeat(asks)):
+            body = target.dialect.body(ask, target.model, target.extra)
+            yield ask, links.head(target.dialect.path, target.dialect.headers(), len(body)), body
+
+    async def _held(self, number: int, intended: int, ask: Ask, head: bytes, body: bytes) -> None:
+        if self._slots is None:
+            await self._one(number, intended, self._now(), 0, ask, head, body)
+            return
+        waiting = self._now()
+        async with self._slots:
+            sent = self._now()
+            await self._one(number, intended, sent, sent - waiting, ask, head, body)
+
+    async def _one(self, number: int, intended: int, sent: int, held: int, ask: Ask, head: bytes, body: bytes) -> None:
+        listener = _Listener(self._target.dialect)
+        broke = await self._exchange(listener, head, body)
+        listener.close()
+        record = Record(number, self._target.dialect.name, intended, sent, self._now(), held)
+        self._describe(record, listener, ask, len(body))
+        record.outcome = broke or listener.error or OK
+        if record.ok:
+            record.score = self._plan.score(ask, "".join(listener.texts))
+        self._take(record)
+
+    async def _exchange(self, listener: _Listener, head: bytes, body: bytes) -> str:
+        """What broke, empty when nothing did."""
+        leaving = self._random.random() < self._plan.hang_up
+        sending = self._links.send(head, body, listener.response)
+        try:
+            async with asyncio.timeout(self._plan.timeout):
+                await (self._until_spoken(sending, listener) if leaving else sending)
+        except Broken as error:
+            return str(error)
+        except TimeoutError:
+            return "TimedOut"
+        return "HungUp" if leaving else ""
+
+    async def _until_spoken(self, sending: Coroutine[Any, Any, None], listener: _Listener) -> None:
+        """Goes away after the first piece, as a client does whose user has seen enough."""
+        task = asyncio.create_task(sending)
+        spoken = asyncio.create_task(listener.spoke.wait())
+        try:
+            await asyncio.wait({task, spoken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            spoken.cancel()
+            task.cancel()
+            await asyncio.gather(task, spoken, return_exceptions=True)
+
+    def _describe(self, record: Record, listener: _Listener, ask: Ask, length: int) -> None:
+        response, times = listener.response, listener.times
+        record.uploaded = None if response.uploaded is None else response.uploaded - self._start
+        record.first = times[0] - self._start if times else None
+        record.gaps = [round((after - before) / 1e3) for before, after in itertools.pairwise(times)]
+        record.status, record.cache = response.status, response.headers.get("x-homescope-cache", "")
+        record.bytes_sent, record.bytes_received = length, response.received
+        record.images, record.pixels = len(ask.images), sum(picture.pixels for picture in ask.images)
+        record.digest = listener.digest()
+        for name, count in listener.counts.items():
+            setattr(record, name, count)
+
+
+@asynccontextmanager
+async def running(target: Target, plan: Plan, take: Callable[[Record], None]) -> AsyncGenerator[Generator, None]:
+    """A generator with its connections; watches its own event loop, and its CPU, until it is left."""
+    async with target.links() as links:
+        generator = Generator(target, plan, take, links)
+        probe = asyncio.create_task(_probe(generator.health))
+        cpu, began = time.process_time(), time.perf_counter()
+        # A collection of garbage in the midst of a run would be a delay of every stream.
+        gc.collect()
+        gc.freeze()
+        try:
+            yield generator
+        finally:
+            generator.health.cpu_share = (time.process_time() - cpu) / (time.perf_counter() - began)
+            gc.unfreeze()
+            probe.cancel()
+
+
+async def _probe(health: Health) -> None:
+    while True:
+        due = time.perf_counter() + _PROBE_S
+        await asyncio.sleep(_PROBE_S)
+        health.delays_ms.append(max(0.0, time.perf_counter() - due) * 1e3)
