@@ -27,7 +27,7 @@ class Resolved(Layer):
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         self._check_counts(generation)
-        async with self._media.budget.lease() as lease:
+        async with self._media.budget.lease(generation.caller.key_id) as lease:
             if generation.images or generation.videos:
                 generation = await self._resolve(generation, Errand.of(generation, lease))
                 contents = [image.content for image in generation.images]

@@ -46,22 +46,22 @@ class Imaging:
         """
         read = await self._references.image(image.reference, errand)
         began = time.monotonic()
-        content = await self.checked(read.data)
+        content = await self.checked(read.data, errand)
         processor = self._processor()
         size = (content.width, content.height)
         wanted = self._policy.image_size(size, image.pixels, processor)
         seen = processor.sees(wanted)
         payload = read.payload
         if content.format in FOREIGN or seen != processor.sees(size):
-            content, payload = await self.converted(content, wanted), None
+            content, payload = await self.converted(content, wanted, errand), None
             errand.timeline.decoding = (errand.timeline.decoding or 0.0) + time.monotonic() - began
         content = replace(content, seen=seen, tokens=image_tokens(seen, processor.factor))
         return replace(image, reference=_uri(image.reference, content, payload), content=content)
 
-    async def checked(self, data: bytes) -> ImageContent:
+    async def checked(self, data: bytes, errand: Errand) -> ImageContent:
         """A whole image within the limits, its size upright. Raises `InvalidImage`."""
         if images.is_heic(data):
-            picture = await self._asked(Look(data, "HEIC"), "HEIC")
+            picture = await self._asked(Look(data, "HEIC"), "HEIC", errand)
             images.check_size(picture.width, picture.height, self._limits)
             return ImageContent(data, "HEIC", picture.width, picture.height)
         if images.is_cheap(data):
@@ -72,19 +72,21 @@ class Imaging:
         # vLLM 0.32 reads an image that breaks off as if it were blank where it ends, and answers about that. Decoding
         # finds it out but takes ten times the CPU of the relay; the two common formats tell by their structure.
         if content.format not in FOREIGN and (self._limits.decode or not images.is_whole(content)):
-            await self._asked(Check(data, content.format), content.format)
+            await self._asked(Check(data, content.format), content.format, errand)
         if images.may_be_turned(content):
             content = await asyncio.to_thread(images.upright, content)
         return content
 
-    async def converted(self, content: ImageContent, size: Size | None, target: str | None = None) -> ImageContent:
+    async def converted(
+        self, content: ImageContent, size: Size | None, errand: Errand, target: str | None = None
+    ) -> ImageContent:
         """The image at `size`, as a PNG if it lost nothing so far and `target` names no format."""
         form = target or ("JPEG" if content.format in LOSSY else "PNG")
-        picture = await self._asked(Convert(content.data, content.format, size, form), content.format)
+        picture = await self._asked(Convert(content.data, content.format, size, form), content.format, errand)
         return ImageContent(picture.data, form, picture.width, picture.height)
 
-    async def _asked(self, job: Job, form: str) -> Picture:
-        result = await self._workers.do(job, seconds=TIMEOUT_S)
+    async def _asked(self, job: Job, form: str, errand: Errand) -> Picture:
+        result = await self._workers.do(job, seconds=TIMEOUT_S, holder=errand.caller.key_id)
         if isinstance(result, Picture):
             return result
         reason = result.reason if isinstance(result, Failure) else ""

@@ -4,10 +4,13 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from serving.errors import Overloaded
 from serving.media.work import LENGTH, Failure, Job, Result, decode_result, encode
 from serving.media.worker import PARENT
+from serving.turns import Turns
 
 PIPE_BUFFER = 1 << 20
 RETRY_AFTER = 2
@@ -17,29 +20,45 @@ class Workers:
     """Processes that decode what clients send, started when first needed, each with one job at a time.
 
     A file that breaks its process, or holds it for too long, costs that process only; so does a client that leaves.
+    Those who wait, API keys, get them in turn.
     """
 
     def __init__(self, count: int, *, max_waiting: int = 256) -> None:
-        self._places = asyncio.Semaphore(count)
+        """`max_waiting` jobs of one holder; more are refused."""
+        self._free = count
+        self._turns: Turns[asyncio.Future[None]] = Turns()
         self._idle: list[Process] = []
         self._ending: set[asyncio.Task[int]] = set()
         self._max_waiting = max_waiting
-        self._waiting = 0
 
-    async def do(self, job: Job, *, seconds: float) -> Result:
+    async def do(self, job: Job, *, seconds: float, holder: str = "") -> Result:
         """A `Failure` also where the process died of the job or took longer than `seconds`. Raises
-        `Overloaded` when too many wait already."""
-        if self._waiting >= self._max_waiting:
-            raise Overloaded(retry_after=RETRY_AFTER)
-        self._waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self._waiting -= 1
-        try:
+        `Overloaded` when too many of the holder's wait already."""
+        async with self._place(holder):
             return await self._done(job, seconds)
+
+    @asynccontextmanager
+    async def _place(self, holder: str) -> AsyncGenerator[None, None]:
+        if self._turns.of(holder) >= self._max_waiting:
+            raise Overloaded(retry_after=RETRY_AFTER)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.add(holder, turn)
+        self._advance()
+        try:
+            await turn
+            yield
         finally:
-            self._places.release()
+            if not self._turns.remove(holder, turn):
+                self._free += 1
+            self._advance()
+
+    def _advance(self) -> None:
+        while self._free and self._turns:
+            holder, _ = self._turns.heads[0]
+            turn = self._turns.take(holder)
+            self._free -= 1
+            if not turn.done():
+                turn.set_result(None)
 
     async def aclose(self) -> None:
         for worker in self._idle:

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import pybase64
 
+from serving.budget import Lease
 from serving.errors import InvalidRequest
 from serving.generation import Caller, Generation, Image, Message, Part, Timeline, Video
 from serving.media.addresses import BAD_URL
-from serving.media.budget import Lease
 from serving.media.fetch import Fetcher, stored
 from serving.media.images import Limits, payload_of, unpacked
 
@@ -116,6 +116,7 @@ class References:
         # The bytes themselves, and their base64 twice: in the generation and in the body to the engine.
         held = min(taken, len(data) * 4)
         errand.lease.give(taken - held)
+        errand.lease.keep(held)
         return Read(data, held=held)
 
     async def video(self, reference: str, errand: Errand, file: Path) -> None:
@@ -139,7 +140,7 @@ class References:
 
     async def _unpacked(self, reference: str, errand: Errand) -> Read:
         payload = payload_of(reference, self._limits)
-        await errand.lease.take(len(reference) * 3)
+        errand.lease.keep(await errand.lease.take(len(reference) * 3))
         return Read(*unpacked(payload))
 
     def _uploads_for(self, errand: Errand) -> Uploads:

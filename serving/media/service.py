@@ -5,8 +5,8 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver
 
+from serving.budget import Budget
 from serving.generation import Image, Part, Video
-from serving.media.budget import Budget
 from serving.media.fetch import Fetcher, FetchRules
 from serving.media.images import Limits
 from serving.media.imaging import Imaging

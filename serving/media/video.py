@@ -63,13 +63,13 @@ class Videos:
         async with _scratch() as path:
             await self._references.video(reference, errand, path)
             began = time.monotonic()
-            film = await self._asked(Probe(str(path)), Film, PROBE_TIMEOUT_S)
+            film = await self._asked(Probe(str(path)), Film, PROBE_TIMEOUT_S, errand)
             self._check(film)
             count = self._policy.frame_count(film.seconds, video.fps, video.max_frames)
             size = self._size((film.width, film.height), count, video)
             indices = sampled(max(1, round(film.seconds * film.rate)), count)
             times = tuple((index + WITHIN) / film.rate for index in indices)
-            shown = await self._asked(Sample(str(path), times, size), Frames, SAMPLE_TIMEOUT_S)
+            shown = await self._asked(Sample(str(path), times, size), Frames, SAMPLE_TIMEOUT_S, errand)
         errand.timeline.decoding = (errand.timeline.decoding or 0.0) + time.monotonic() - began
         frames = tuple(ImageContent(frame, "JPEG", *size, seen=size) for frame in shown.frames)
         span = times[-1] - times[0]
@@ -86,10 +86,10 @@ class Videos:
         size: Size | None = None
         for reference in references:
             read = await self._references.image(reference, errand)
-            checked = await self._imaging.checked(read.data)
+            checked = await self._imaging.checked(read.data, errand)
             size = size or self._size((checked.width, checked.height), count, video)
-            frames.append(replace(await self._imaging.converted(checked, size, "JPEG"), seen=size))
-            errand.lease.give(read.held)  # else a list of large frames waits for memory that it holds itself
+            frames.append(replace(await self._imaging.converted(checked, size, errand, "JPEG"), seen=size))
+            errand.lease.release(read.held)  # else a list of large frames waits for memory that it holds itself
         assert size is not None
         frames += frames[-1:] * (count - len(frames))
         fps = self._policy.rate(video.fps)
@@ -112,8 +112,8 @@ class Videos:
                 f"{UNMET}The video file is too long. [at most {self._limits.seconds:g} s, got {film.seconds:.1f} s]"
             )
 
-    async def _asked(self, job: Job, kind: type[Answer], seconds: float) -> Answer:
-        result: Result = await self._workers.do(job, seconds=seconds)
+    async def _asked(self, job: Job, kind: type[Answer], seconds: float, errand: Errand) -> Answer:
+        result: Result = await self._workers.do(job, seconds=seconds, holder=errand.caller.key_id)
         if isinstance(result, kind):
             return result
         raise InvalidRequest(f"{INVALID} [{result.reason if isinstance(result, Failure) else 'no frames'}]")

@@ -18,11 +18,11 @@ from starlette.types import Message
 from serving.access.keys import KeyStore
 from serving.access.signer import Signer
 from serving.app import create_app
+from serving.budget import Budget
 from serving.dashscope.oss import Refusal
 from serving.dashscope.policy import EXPIRES_IN_S, Policies
 from serving.errors import FileQuotaExceeded, InvalidRequest
 from serving.generation import Caller, Timeline
-from serving.media.budget import Budget
 from serving.media.fetch import Fetcher, FetchRules
 from serving.media.images import Limits
 from serving.media.references import Errand, References

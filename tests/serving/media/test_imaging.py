@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import pytest_asyncio
 
-from serving.errors import InvalidImage
+from serving.errors import InvalidImage, Overloaded
 from serving.generation import Image, ImageContent, Pixels
 from serving.media.images import Limits
 from serving.media.policy import PixelPolicy, Processor
@@ -180,3 +180,31 @@ async def test_a_decoder_that_dies_costs_its_own_job_only_and_all_end_with_their
     assert isinstance(await workers.do(Look(picture(), "PNG"), seconds=60), Picture)
     await workers.aclose()
     assert set(worker_pids()) == others
+
+
+async def test_one_key_with_many_images_does_not_keep_the_decoders_from_another() -> None:
+    workers = Workers(1, max_waiting=20)
+    order: list[str] = []
+
+    async def look(holder: str) -> None:
+        await workers.do(Look(picture(), "PNG"), seconds=60, holder=holder)
+        order.append(holder)
+
+    swarm = [asyncio.create_task(look("swarm")) for _ in range(20)]
+    await asyncio.sleep(0)
+    other = asyncio.create_task(look("other"))
+    await asyncio.sleep(0)
+    await asyncio.gather(*swarm, other)
+    assert order.index("other") <= 2
+    await workers.aclose()
+
+
+async def test_a_key_has_so_many_images_wait_for_a_decoder() -> None:
+    workers = Workers(1, max_waiting=1)
+    running = [asyncio.create_task(workers.do(Look(picture(), "PNG"), seconds=60, holder="a")) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await workers.do(Look(picture(), "PNG"), seconds=60, holder="a")
+    assert isinstance(await workers.do(Look(picture(), "PNG"), seconds=60, holder="b"), Picture)
+    await asyncio.gather(*running)
+    await workers.aclose()
