@@ -18,6 +18,7 @@ from serving.console import give_up, read_settings
 from serving.doctor.command import doctor
 from serving.engine import connection
 from serving.engine.base import Engine
+from serving.engine.command import engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
 from serving.server import CannotListen, Server, listen, url_of
@@ -55,6 +56,7 @@ def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_aut
 
 main.add_command(keys)
 main.add_command(doctor)
+main.add_command(engine)
 main.add_command(records_group)
 
 

@@ -100,7 +100,7 @@ class Launcher:
         """Returns once the process exists; `wait_ready` says when it answers. Raises `LaunchError`."""
         if self._supervisor is not None:
             return
-        self._check()
+        check(self.plan)
         self._session = aiohttp.ClientSession(headers={"authorization": f"Bearer {self.api_key}"})
         try:
             self._scratch = tempfile.TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True)
@@ -144,20 +144,6 @@ class Launcher:
             self._report(State.STOPPED, "stopped")
         self._settled.set()
 
-    def _check(self) -> None:
-        """Says what can be known to fail without waiting for it."""
-        for module in self.plan.modules:
-            if importlib.util.find_spec(module) is None:
-                raise LaunchError(
-                    f"The embedded engine needs the Python package {module}, which is not installed here: `make setup` "
-                    "installs it, or name a running vLLM with --engine-url."
-                )
-        if self.plan.folder is not None and not (self.plan.folder / "config.json").is_file():
-            raise LaunchError(
-                f"There is no model in {self.plan.folder} (no config.json): name its folder, or a model on the Hugging "
-                "Face hub, in HOMESCOPE_MODEL."
-            )
-
     async def _spawn(self) -> None:
         self._began, self._ready_at, self._stages = time.monotonic(), None, Stages()
         if not self._ever_ready:
@@ -179,17 +165,9 @@ class Launcher:
         self._report(State.STARTING, f"starting vLLM: {self.plan.summary}")
 
     def _environment(self) -> dict[str, str]:
-        changes: dict[str, str | None] = {
-            **self.plan.env,
-            "VLLM_API_KEY": self.api_key,
-            "TMPDIR": self._scratch.name if self._scratch is not None else None,
-            PARENT_PID: str(os.getpid()),
-        }
-        environment = {name: value for name, value in os.environ.items() if name not in changes}
-        source = Path(__file__).parents[2]
-        if "site-packages" not in source.parts:  # run from a source tree, which need not be installed
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), environment.get("PYTHONPATH"))))
-        return environment | {name: value for name, value in changes.items() if value is not None}
+        scratch = self._scratch.name if self._scratch is not None else None
+        changes = {"VLLM_API_KEY": self.api_key, "TMPDIR": scratch, PARENT_PID: str(os.getpid())}
+        return environment_of(self.plan, **changes)
 
     async def _supervise(self) -> None:
         deaths = 0
@@ -300,6 +278,31 @@ class Launcher:
         await process.wait()
         await _group_ended(process.pid, TIDY_UP_S)
         self._process = None
+
+
+def check(plan: LaunchPlan) -> None:
+    """Says what can be known to fail without waiting for it. Raises `LaunchError`."""
+    for module in plan.modules:
+        if importlib.util.find_spec(module) is None:
+            raise LaunchError(
+                f"The embedded engine needs the Python package {module}, which is not installed here: `make setup` "
+                "installs it, or name a running vLLM with --engine-url."
+            )
+    if plan.folder is not None and not (plan.folder / "config.json").is_file():
+        raise LaunchError(
+            f"There is no model in {plan.folder} (no config.json): name its folder, or a model on the Hugging "
+            "Face hub, in HOMESCOPE_MODEL."
+        )
+
+
+def environment_of(plan: LaunchPlan, **changes: str | None) -> dict[str, str]:
+    """This process's environment with the plan's changes and `changes`; None takes a name away."""
+    all_changes = {**plan.env, **changes}
+    environment = {name: value for name, value in os.environ.items() if name not in all_changes}
+    source = Path(__file__).parents[2]
+    if "site-packages" not in source.parts:  # run from a source tree, which need not be installed
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), environment.get("PYTHONPATH"))))
+    return environment | {name: value for name, value in all_changes.items() if value is not None}
 
 
 def _port(wanted: int) -> int:
