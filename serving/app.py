@@ -38,6 +38,7 @@ from serving.media.service import Media
 from serving.metrics import Metrics, Observed, prices_of
 from serving.settings import Settings
 from serving.storage import database
+from serving.once import Once
 from serving.storage.assembly import Storage
 from serving.tracing import tracing_of
 
@@ -140,10 +141,11 @@ def create_app(
                 await tracing.aclose()
 
     routes = [
-        *dashscope.routes(stack, keyring, settings, chats.submit if settings.async_tasks else None),
+        *dashscope.routes(stack, keyring, settings, once, chats.submit if settings.async_tasks else None),
+    once = Once(storage.claims, patience=settings.request_timeout)
         *resources.routes(engine, storage, keyring, settings),
         *tasks.routes(chats, keyring),
-        *compatible.routes(stack, keyring, settings, files=storage.files, batches=batches.endpoints),
+        *compatible.routes(stack, keyring, settings, files=storage.files, batches=batches.endpoints, once=once),
         *openapi.routes(),
         *probes,
     ]

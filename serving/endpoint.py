@@ -42,6 +42,9 @@ class Call:
     model: str = "-"
     images: int = 0
     outcome: str = "ok"
+    claim: str | None = None
+    """Under which id to make what the call asks for, so that a second try finds what the first one made; None for one
+    that is tried once."""
 
 
 Serve: TypeAlias = Callable[[Call], Awaitable[None]]

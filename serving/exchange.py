@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.errors import BodyTooLarge, RequestTimeout, new_request_id
 
@@ -37,6 +37,10 @@ class Exchange:
         """Sent with the response, if they are here when it begins."""
         self.taken_within = TAKEN_WITHIN
         self._scheme: str = scope.get("scheme", "http")
+        self.holder = ""
+        """Whose share of the memory for bodies this one takes: an API key."""
+        self._intake: Intake = scope.get(INTAKE) or Intake()
+        self._claimed = 0
         self._server: tuple[str, int | None] = scope.get("server") or ("127.0.0.1", None)
         self._query: bytes = scope["query_string"]
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -87,24 +91,65 @@ class Exchange:
             yield message.get("body", b"")
 
     async def body(self, limit: int) -> bytes:
-        """Raises `BodyTooLarge` beyond `limit` bytes, by the announced length where there is one."""
+        """Raises `BodyTooLarge` beyond `limit` bytes, by the announced length where there is one; `Overloaded` at once
+        where that many cannot be held now; `RequestTimeout` when nothing comes for too long."""
         announced = self.header("content-length")
-        if announced.isdigit() and int(announced) > limit:
-            raise BodyTooLarge(limit)
+        if announced.isdigit():
+            self._claim(int(announced[:20]), limit)
         pieces: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-            if size > limit:
-                raise BodyTooLarge(limit)
-            more = message.get("more_body", False)
+        size, more, idle = 0, True, self._intake.sent_within
+        now = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(idle) as deadline:
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
+                    self._claim(size, limit)
+                    more = message.get("more_body", False)
+                    deadline.reschedule(now() + idle)
+        except TimeoutError:
+            raise RequestTimeout from None
         return b"".join(pieces) if len(pieces) > 1 else pieces[0]
 
     @asynccontextmanager
+    def _claim(self, size: int, limit: int) -> None:
+        if size > limit:
+            raise BodyTooLarge(limit)
+        if size > self._claimed:
+            self._intake.bodies.claim(size - self._claimed, self.holder)
+            self._claimed = size
+
+    def release(self) -> None:
+        """Gives back the memory of the body, which is held as long as the request is: what was read of it points into
+        it. To be called once, at the end."""
+        if self._claimed:
+            self._intake.bodies.give(self._claimed, self.holder)
+            self._claimed = 0
+
+    def unread(self, body: bytes) -> None:
+        """Has `body`, which was the whole of it, come again."""
+        receive, unread = self._receive, [body]
+
+        async def again() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await receive()
+
+        self._receive = again
+
+    def tap(self, see: Callable[[Message], None]) -> None:
+        """Has `see` called with each message that is sent from now on."""
+        send = self._send
+
+        async def tapped(message: Message) -> None:
+            see(message)
+            await send(message)
+
+        self._send = tapped
+
     async def until_gone(self) -> AsyncGenerator[None, None]:
         """Cancels the block and raises `ClientGone` as soon as the client disconnects. To be entered after `body`."""
         task = asyncio.current_task()

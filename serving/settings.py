@@ -130,6 +130,24 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=1_073_741_824, ge=1_048_576, description="largest uploaded file")
     upload_hours: int = Field(default=48, ge=1, description="hours for which an oss:// URL can be used")
     public_url: str | None = Field(
+    max_bodies_bytes: int = Field(
+        default=1_073_741_824,
+        ge=1024,
+        description="bytes of request bodies held at a time, of which a key has a share; more is refused with 429",
+    )
+    max_connections: int = Field(default=4096, ge=1, description="connections of clients at a time")
+    header_timeout: float = Field(default=10, gt=0, description="seconds in which the headers of a request come")
+    body_timeout: float = Field(default=30, gt=0, description="seconds for which nothing may come of a request body")
+    write_timeout: float = Field(
+        default=60, gt=0, description="seconds for which a client may leave unread what it is sent"
+    )
+    tls_cert: Folder | None = Field(
+        default=None, description="PEM file with the certificate chain, to serve HTTPS; read again on SIGHUP"
+    )
+    tls_key: Folder | None = Field(default=None, description="PEM file with the certificate's private key")
+    trusted_proxies: Networks = Field(
+        default=(), description="addresses and networks of proxies whose X-Forwarded-For and -Proto are believed"
+    )
         default=None,
         pattern=r"^https?://[^\s?#]+$",
         description="the server's URL in links to itself; none: as the request has it",
@@ -188,6 +206,9 @@ class Settings(BaseSettings):
         default=8, ge=1, description="generations of tasks and batches that run at a time"
     )
     output_text: bool = Field(default=True, description="non-streaming multimodal answers also carry output.text")
+    idempotency_hours: int = Field(
+        default=24, ge=1, description="hours for which an Idempotency-Key stands for its request and its answer"
+    )
     strict_paths: bool = Field(
         default=False, description="answer the text-generation path with `url error`, as the cloud does"
     )

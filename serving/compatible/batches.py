@@ -84,6 +84,7 @@ class Batches:
             input_file_id=await self._input(call, wire.input_file_id),
             window=window,
             extra=_extra(wire.metadata),
+            claim=call.claim,
         )
         self._lives.lead(batch.id)
         await self._answer(call, batch)

@@ -7,13 +7,14 @@ from starlette.types import Receive, Scope, Send
 from serving.access import grant
 from serving.access.keyring import Keyring
 from serving.chat import Chat
-from serving.compatible.batches import Batches
+from serving.compatible.batches import MAX_BODY, Batches
 from serving.compatible.files import FileEndpoints
 from serving.compatible.reading import Reading
 from serving.endpoint import Call, Endpoint, Serve
 from serving.engine.base import Engine
 from serving.errors import COMPATIBLE, ModelNotFound, RouteNotFound
 from serving.exchange import Exchange
+from serving.once import Once
 from serving.settings import Settings
 from serving.storage.files import Files
 
@@ -22,7 +23,9 @@ PREFIXES = ("/compatible-mode/v1", "/v1")
 OWNER = "homescope"
 
 
-def routes(engine: Engine, keyring: Keyring, settings: Settings, *, files: Files, batches: Batches) -> list[Mount]:
+def routes(
+    engine: Engine, keyring: Keyring, settings: Settings, *, files: Files, batches: Batches, once: Once
+) -> list[Mount]:
     """The same endpoints under each prefix. What is no endpoint is told in this protocol's words, too."""
     models = Models(settings.served_models)
     file = FileEndpoints(files)
@@ -30,7 +33,8 @@ def routes(engine: Engine, keyring: Keyring, settings: Settings, *, files: Files
     def endpoint(serve: Serve, *methods: str, scopes: tuple[grant.Scope, ...] = ()) -> Endpoint:
         return Endpoint(serve, keyring, COMPATIBLE, methods=methods, scopes=scopes)
 
-    chat = Chat(Reading(settings), engine, settings)
+    chat = once(Chat(Reading(settings), engine, settings), "chat/completions", settings.max_body_bytes)
+    collection = once(batches.collection, "batches", MAX_BODY)
 
     inner = Router(
         [
@@ -40,7 +44,7 @@ def routes(engine: Engine, keyring: Keyring, settings: Settings, *, files: Files
             Route("/files", endpoint(file.collection, "GET", "POST", scopes=("files",))),
             Route("/files/{file}", endpoint(file.item, "GET", "DELETE", scopes=("files",))),
             Route("/files/{file}/content", endpoint(file.content, "GET", scopes=("files",))),
-            Route("/batches", endpoint(batches.collection, "GET", "POST", scopes=("batches",))),
+            Route("/batches", endpoint(collection, "GET", "POST", scopes=("batches",))),
             Route("/batches/{batch}", endpoint(batches.get, "GET", scopes=("batches",))),
             Route("/batches/{batch}/cancel", endpoint(batches.cancel, "POST", scopes=("batches",))),
         ],

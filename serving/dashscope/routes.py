@@ -16,20 +16,26 @@ from serving.endpoint import Call, Endpoint
 from serving.engine.base import Engine
 from serving.errors import NATIVE, AsyncUnsupported, InvalidRequest
 from serving.exchange import Exchange
+from serving.once import Once
 from serving.settings import Settings
 
 Submit: TypeAlias = Callable[[Call, Form, bytes], Awaitable[bytes]]
 """Accepts a checked body as a task; returns what the client is told."""
 
 
-def routes(engine: Engine, keyring: Keyring, settings: Settings, submit: Submit | None = None) -> list[Route]:
+def routes(
+    engine: Engine, keyring: Keyring, settings: Settings, once: Once, submit: Submit | None = None
+) -> list[Route]:
     """`submit` takes requests with the header of asynchronous tasks; None refuses them, as the cloud does."""
     prefix = "/api/v1/services/aigc"
     multimodal = Chat(Reader("multimodal", settings, submit), engine, settings)
     text = Chat(Reader("text", settings, submit), engine, settings)
     services: dict[Scope, Chat] = {"multimodal-generation": multimodal, "text-generation": text}
     return [
-        Route(f"{prefix}/{scope}/generation", Endpoint(serve, keyring, NATIVE, scopes=(scope,)))
+        Route(
+            f"{prefix}/{scope}/generation",
+            Endpoint(once(serve, scope, settings.max_body_bytes), keyring, NATIVE, scopes=(scope,)),
+        )
         for scope, serve in services.items()
     ]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+from sqlalchemy.exc import IntegrityError
 from starlette.routing import Route
 
 from serving import logs
@@ -70,7 +71,13 @@ class Tasks:
         details = {"form": form, "request_id": call.exchange.request_id, "resolve_oss": wants_oss(call)}
         deadline = self._queue.clock() + TIMEOUT_MS
         job = NewJob(KIND, call.caller, body, call.model, details, deadline=deadline)
-        await self._queue.submit(job)
+        if call.claim is not None:
+            job = replace(job, id=call.claim)
+        try:
+            await self._queue.submit(job)
+        except IntegrityError:  # an earlier try of the same request has come so far
+            if call.claim is None:
+                raise
         output = {"task_status": State.PENDING, "task_id": job.id}
         return orjson.dumps({"output": output, "request_id": call.exchange.request_id})
 

@@ -33,6 +33,7 @@ jobs = Table(
     Column("lease", String(36), nullable=True),
     Column("lease_owner", String(36), nullable=True),
     Column("lease_until", BigInteger, nullable=True),
+    Column("hooks", JSON(none_as_null=True), nullable=True),
 )
 Index("jobs_next", jobs.c.state, jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.number)
 Index("jobs_of_caller", jobs.c.kind, jobs.c.caller_id, jobs.c.state, jobs.c.submitted_at)

@@ -4,6 +4,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from serving.settings import Settings
 from serving.storage import objects
+from serving.storage.claims import Claims
 from serving.storage.files import Files
 from serving.storage.sweeper import Sweeper
 from serving.storage.uploads import Uploads
@@ -17,7 +18,8 @@ class Storage:
         self.objects = objects.at(settings.objects, settings.data)
         self.files = Files(records, self.objects)
         self.uploads = Uploads(records, self.objects, lifetime=settings.upload_hours * 3600)
-        self._sweeper = Sweeper(self.files.sweep, self.uploads.sweep)
+        self.claims = Claims(records, lifetime=settings.idempotency_hours * 3600)
+        self._sweeper = Sweeper(self.files.sweep, self.uploads.sweep, self.claims.sweep)
 
     async def start(self) -> None:
         """To be called when the tables are there. Raises `OSError` if a folder cannot be written."""

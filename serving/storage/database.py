@@ -19,10 +19,12 @@ TABLES = (
     "serving.access.signer",
     "serving.compatible.batch.record",
     "serving.jobs.tables",
+    "serving.storage.claims",
     "serving.storage.files",
     "serving.storage.journal",
     "serving.storage.records.tables",
     "serving.storage.uploads",
+    "serving.webhooks.secrets",
 )
 """The modules that do. All are created together, whichever command comes first."""
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, Row, Select, String, Table, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from serving.errors import Alias, InvalidRequest
@@ -142,11 +143,12 @@ class Records:
         input_file_id: str,
         window: tuple[str, int],
         extra: dict[str, str] | None,
+        claim: str | None = None,
     ) -> Batch:
-        """`window` as the client wrote it, and in seconds."""
+        """`window` as the client wrote it, and in seconds. Under a `claim` one batch is made, however often."""
         now = self.now()
         values = {
-            "id": f"batch_{uuid.uuid4()}",
+            "id": f"batch_{claim or uuid.uuid4()}",
             "owner": caller.key_id,
             "owner_name": caller.name,
             "endpoint": endpoint,
@@ -161,8 +163,11 @@ class Records:
             "failed": 0,
             "cleared": False,
         }
-        async with self._database.begin() as connection:
-            return _batch((await connection.execute(insert(_batches).values(**values).returning(_batches))).one())
+        try:
+            async with self._database.begin() as connection:
+                return _batch((await connection.execute(insert(_batches).values(**values).returning(_batches))).one())
+        except IntegrityError:
+            return await self.get(str(values["id"]), caller.key_id)
 
     async def get(self, id: str, owner: str) -> Batch:  # noqa: A002
         """Raises `BatchMissing`, for another owner's batch as for none."""

@@ -1,3 +1,3 @@
 """How the tables of an older server become those of this one."""
 
-HEAD = "0002"
+HEAD = "0003"

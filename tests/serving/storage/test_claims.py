@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serving.storage import database
+from serving.storage.claims import LEASE_S, Claim, Claims, InFlight, Kept, Reused
+from tests.serving.storage.postgres import fresh_database
+
+DIGEST, OTHER = bytes(32), bytes([1] * 32)
+ANSWER = Kept(200, "application/json", {"x-homescope-cache": "miss"}, b'{"a":1}')
+
+
+@dataclass
+class Clock:
+    now: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def claims(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[Claims, None]:
+    url = None if request.param == "sqlite" else await fresh_database(request.getfixturevalue("postgres"))
+    engine = database.at(tmp_path, url)
+    await database.create_tables(engine, tmp_path)
+    yield Claims(engine, lifetime=3600, clock=clock)
+    await engine.dispose()
+
+
+async def taken(claims: Claims, name: str = "n", digest: bytes = DIGEST, owner: str = "me") -> Claim:
+    claim = await claims.claim(owner, name, digest)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+async def test_an_answer_is_kept_for_its_request_alone(claims: Claims) -> None:
+    await claims.keep(await taken(claims), ANSWER)
+    assert await claims.claim("me", "n", DIGEST) == ANSWER
+    with pytest.raises(Reused):
+        await claims.claim("me", "n", OTHER)
+    await taken(claims, owner="somebody else", digest=OTHER)
+
+
+async def test_of_many_at_once_one_gets_the_claim(claims: Claims) -> None:
+    found = await asyncio.gather(*(claims.claim("me", "n", DIGEST) for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(each, Claim) for each in found) == 1
+    assert sum(isinstance(each, InFlight) for each in found) == 7
+
+
+async def test_a_dead_process_loses_its_claim_and_what_it_made_is_found_by_its_id(claims: Claims, clock: Clock) -> None:
+    first = await taken(claims)
+    clock.now += LEASE_S - 1
+    with pytest.raises(InFlight):
+        await taken(claims)
+    await claims.renew(first)
+    clock.now += LEASE_S - 1
+    with pytest.raises(InFlight):
+        await taken(claims)
+    clock.now += 2
+    second = await taken(claims)
+    assert (second.id, second.lease == first.lease) == (first.id, False)
+    await claims.keep(first, ANSWER)  # too late: it has lost the claim
+    with pytest.raises(InFlight):
+        await taken(claims)
+
+
+async def test_what_failed_may_be_asked_again_and_what_was_refused_corrected(claims: Claims) -> None:
+    first = await taken(claims)
+    await claims.release(first)
+    with pytest.raises(Reused):
+        await taken(claims, digest=OTHER)
+    again = await taken(claims)
+    assert again.id == first.id
+    await claims.drop(again)
+    assert (await taken(claims, digest=OTHER)).id != first.id
+
+
+async def test_a_name_is_free_again_when_its_time_is_over(claims: Claims, clock: Clock) -> None:
+    await claims.keep(await taken(claims), ANSWER)
+    await taken(claims, "later")
+    assert await claims.sweep() == 0
+    clock.now += 3601
+    await taken(claims, digest=OTHER)  # not swept yet, and free
+    assert await claims.sweep() == 1
