@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, openapi, ops
 from serving.access import assembly as access
+from serving.budget import Budget
 from serving.cache.servers import store_of
 from serving.compatible import routes as compatible
 from serving.compatible.batch.service import BatchService
@@ -24,6 +25,7 @@ from serving.engine.base import Engine
 from serving.engine.embedded import Embedded
 from serving.errors import EngineUnavailable, RouteNotFound
 from serving.exchange import Exchange
+from serving.intake import Intake
 from serving.jobs.queue import Queue
 from serving.jobs.run import Kind
 from serving.jobs.workers import Workers
@@ -36,9 +38,9 @@ from serving.layers.resolved import Resolved
 from serving.media import assembly
 from serving.media.service import Media
 from serving.metrics import Metrics, Observed, prices_of
+from serving.once import Once
 from serving.settings import Settings
 from serving.storage import database
-from serving.once import Once
 from serving.storage.assembly import Storage
 from serving.tracing import tracing_of
 
@@ -140,9 +142,9 @@ def create_app(
             if tracing is not None:
                 await tracing.aclose()
 
+    once = Once(storage.claims, patience=settings.request_timeout)
     routes = [
         *dashscope.routes(stack, keyring, settings, once, chats.submit if settings.async_tasks else None),
-    once = Once(storage.claims, patience=settings.request_timeout)
         *resources.routes(engine, storage, keyring, settings),
         *tasks.routes(chats, keyring),
         *compatible.routes(stack, keyring, settings, files=storage.files, batches=batches.endpoints, once=once),
@@ -151,7 +153,8 @@ def create_app(
     ]
     # A router alone: the endpoints answer their own errors, and the layers that an application adds cost as much CPU as
     # parsing a request. Slashed paths are not redirected, because the SDK's aio client does not repeat its body.
-    return Observed(observe, routes, default=_not_found, lifespan=lifespan, redirect_slashes=False)
+    intake = Intake(Budget(settings.max_bodies_bytes, patience=0), settings.body_timeout)
+    return Observed(observe, routes, intake=intake, default=_not_found, lifespan=lifespan, redirect_slashes=False)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -76,6 +76,7 @@ class Endpoint:
         try:
             if self._keyring is not None:
                 call.caller = await self._keyring.caller(call.exchange.header("authorization"))
+                call.exchange.holder = call.caller.key_id
                 self._check_scope(call.caller)
             if call.exchange.method not in self._methods:
                 raise InvalidRequest(f"Request method '{call.exchange.method}' is not supported.")
@@ -92,6 +93,7 @@ class Endpoint:
             log.exception("request %s failed", call.exchange.request_id)
             await self._refuse(call, InternalError())
         finally:
+            call.exchange.release()
             _log(call)
             if observe := scope.get(OBSERVE):
                 observe(call)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.errors import BodyTooLarge, RequestTimeout, new_request_id
+from serving.intake import INTAKE, Intake
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream;charset=UTF-8"
@@ -36,11 +37,11 @@ class Exchange:
         self.further_headers: dict[str, str] = {}
         """Sent with the response, if they are here when it begins."""
         self.taken_within = TAKEN_WITHIN
-        self._scheme: str = scope.get("scheme", "http")
         self.holder = ""
         """Whose share of the memory for bodies this one takes: an API key."""
         self._intake: Intake = scope.get(INTAKE) or Intake()
         self._claimed = 0
+        self._scheme: str = scope.get("scheme", "http")
         self._server: tuple[str, int | None] = scope.get("server") or ("127.0.0.1", None)
         self._query: bytes = scope["query_string"]
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -114,7 +115,6 @@ class Exchange:
             raise RequestTimeout from None
         return b"".join(pieces) if len(pieces) > 1 else pieces[0]
 
-    @asynccontextmanager
     def _claim(self, size: int, limit: int) -> None:
         if size > limit:
             raise BodyTooLarge(limit)
@@ -150,6 +150,7 @@ class Exchange:
 
         self._send = tapped
 
+    @asynccontextmanager
     async def until_gone(self) -> AsyncGenerator[None, None]:
         """Cancels the block and raises `ClientGone` as soon as the client disconnects. To be entered after `body`."""
         task = asyncio.current_task()

@@ -17,6 +17,7 @@ from serving.engine.base import Engine
 from serving.engine.pool import Pool
 from serving.errors import StorageUnavailable
 from serving.generation import Timeline, Usage
+from serving.intake import INTAKE, Intake
 from serving.jobs.queue import Backlog
 from serving.layers.admitted import Admitted
 from serving.layers.cached import Cached
@@ -216,12 +217,16 @@ def prices_of(settings: Settings) -> dict[str, Price]:
 
 
 class Observed(Router):
-    """A router whose endpoints tell of each call that has ended."""
+    """A router whose endpoints tell of each call that has ended, and share the `intake`."""
 
-    def __init__(self, observe: Callable[[Call], None], routes: list[BaseRoute], **options: Any) -> None:
+    def __init__(
+        self, observe: Callable[[Call], None], routes: list[BaseRoute], *, intake: Intake, **options: Any
+    ) -> None:
         super().__init__(routes, **options)
         self._observe = observe
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[OBSERVE] = self._observe
+        scope[INTAKE] = self._intake
         await super().__call__(scope, receive, send)

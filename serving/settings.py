@@ -1,10 +1,11 @@
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.media.addresses import Guard
@@ -42,6 +43,12 @@ def _database(url: SecretStr) -> SecretStr:
     return url
 
 
+def _networks(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        ipaddress.ip_network(entry)
+    return entries
+
+
 def _prices(entries: tuple[str, ...]) -> tuple[str, ...]:
     for entry in entries:
         if not PRICE.fullmatch(entry):
@@ -57,6 +64,7 @@ Processing = Annotated[Folder, AfterValidator(_processing)]
 
 
 Prices = Annotated[Names, AfterValidator(_prices)]
+Networks = Annotated[Names, AfterValidator(_networks)]
 
 
 class Settings(BaseSettings):
@@ -122,14 +130,6 @@ class Settings(BaseSettings):
         default=None, description="change it with the model, where a cache outlives the server"
     )
     max_body_bytes: int = Field(default=67_108_864, ge=1024, description="largest request body")
-    objects: str | None = Field(
-        default=None,
-        pattern=r"^(s3://[^/]+|/|~|\.)",
-        description="where uploads and files are kept, a folder or s3://bucket/prefix; none: in the data folder",
-    )
-    max_upload_bytes: int = Field(default=1_073_741_824, ge=1_048_576, description="largest uploaded file")
-    upload_hours: int = Field(default=48, ge=1, description="hours for which an oss:// URL can be used")
-    public_url: str | None = Field(
     max_bodies_bytes: int = Field(
         default=1_073_741_824,
         ge=1024,
@@ -148,6 +148,14 @@ class Settings(BaseSettings):
     trusted_proxies: Networks = Field(
         default=(), description="addresses and networks of proxies whose X-Forwarded-For and -Proto are believed"
     )
+    objects: str | None = Field(
+        default=None,
+        pattern=r"^(s3://[^/]+|/|~|\.)",
+        description="where uploads and files are kept, a folder or s3://bucket/prefix; none: in the data folder",
+    )
+    max_upload_bytes: int = Field(default=1_073_741_824, ge=1_048_576, description="largest uploaded file")
+    upload_hours: int = Field(default=48, ge=1, description="hours for which an oss:// URL can be used")
+    public_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s?#]+$",
         description="the server's URL in links to itself; none: as the request has it",
@@ -198,6 +206,9 @@ class Settings(BaseSettings):
         default=67_108_864, ge=0, description="fetched images kept for as long as HTTP allows"
     )
     async_tasks: bool = Field(default=False, description="accept asynchronous tasks, which the cloud refuses for chat")
+    idempotency_hours: int = Field(
+        default=24, ge=1, description="hours for which an Idempotency-Key stands for its request and its answer"
+    )
     max_waiting_tasks: int = Field(
         default=10_000, ge=1, description="waiting tasks of one key; more are refused with 429"
     )
@@ -206,9 +217,6 @@ class Settings(BaseSettings):
         default=8, ge=1, description="generations of tasks and batches that run at a time"
     )
     output_text: bool = Field(default=True, description="non-streaming multimodal answers also carry output.text")
-    idempotency_hours: int = Field(
-        default=24, ge=1, description="hours for which an Idempotency-Key stands for its request and its answer"
-    )
     strict_paths: bool = Field(
         default=False, description="answer the text-generation path with `url error`, as the cloud does"
     )
@@ -239,6 +247,12 @@ class Settings(BaseSettings):
         default="info", description="least level that is logged"
     )
 
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("HOMESCOPE_TLS_CERT and HOMESCOPE_TLS_KEY are given together or not at all")
+        return self
+
     @property
     def database_url(self) -> str | None:
         return None if self.database is None else self.database.get_secret_value()
@@ -266,6 +280,8 @@ def _refuse_unknown_names() -> None:
 
 
 def _explain(item: dict[str, Any]) -> str:
+    if not item["loc"]:  # about several of them
+        return str(item["msg"]).removeprefix("Value error, ")
     name = PREFIX + str(item["loc"][0]).upper()
     shown = "..." if "SecretStr" in str(Settings.model_fields[str(item["loc"][0])].annotation) else item["input"]
     return f"{name}={shown}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -1,0 +1,20 @@
+"""What a client may make the server hold, and wait for, while it sends its request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serving.budget import Budget
+
+INTAKE = "homescope.intake"
+"""Where a scope has the `Intake` of its server."""
+UNBOUNDED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """`bodies` are the bytes of all request bodies that are held at a time; of one body, `sent_within` seconds bring
+    something or it is given up."""
+
+    bodies: Budget = field(default_factory=lambda: Budget(UNBOUNDED, patience=0))
+    sent_within: float = 60.0
