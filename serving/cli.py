@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import socket
@@ -8,7 +9,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import click
-import uvicorn
 import uvloop
 
 from serving import logs
@@ -21,7 +21,7 @@ from serving.engine.base import Engine
 from serving.engine.command import engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
-from serving.server import CannotListen, Server, listen, url_of
+from serving.server import BadCertificate, CannotListen, Certificate, Server, certificate_of, config_of, listen, url_of
 from serving.settings import Settings, SettingsError
 from serving.storage.records.commands import records_group
 
@@ -35,21 +35,24 @@ def main() -> None:
 @click.option("--host", help="address to listen on")
 @click.option("--port", type=int, help="port to listen on; 0 takes a free one")
 @click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM, or several; none starts one")
+@click.option("--tls-cert", help="PEM file with the certificate chain, to serve HTTPS")
+@click.option("--tls-key", help="PEM file with the certificate's private key")
 @click.option("--no-auth", is_flag=True, help="serve whoever asks, without API keys; on a loopback address only")
-def run(host: str | None, port: int | None, engine_urls: tuple[str, ...], no_auth: bool) -> None:
+def run(engine_urls: tuple[str, ...], no_auth: bool, **given: str | int | None) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    chosen = read_settings(host=host, port=port, engine_urls=engine_urls or None, auth=False if no_auth else None)
+    chosen = read_settings(**given, engine_urls=engine_urls or None, auth=False if no_auth else None)
     _check_auth(chosen)
     logs.set_up(chosen.log_format, chosen.log_level)
     for url in chosen.engine_urls:
         if not url.startswith(connection.SCHEMES):
             give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
+    certificate = _certificate(chosen)
     with _listen(chosen) as listener, _listen_for_operators(chosen) as operators:
         secret = make_first_key(chosen) if chosen.auth else None
         if secret:
             click.echo(f"API key, shown this once: {secret}")
         try:
-            sys.exit(uvloop.run(_serve(chosen, listener, operators)))
+            sys.exit(uvloop.run(_serve(chosen, listener, operators, certificate=certificate)))
         except SettingsError as error:  # what only shows when the parts are put together, such as a missing library
             give_up(str(error))
 
@@ -76,6 +79,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _certificate(chosen: Settings) -> Certificate | None:
+    try:
+        return certificate_of(chosen)
+    except BadCertificate as reason:
+        give_up(f"{reason}; give others with --tls-cert and --tls-key")
 
 
 def _listen(chosen: Settings) -> socket.socket:
@@ -116,6 +126,7 @@ async def _serve(
     listener: socket.socket,
     operators: socket.socket | None = None,
     engine_of: Callable[[Settings, Callable[[Progress], None]], Engine] = _engine,
+    certificate: Certificate | None = None,
 ) -> int:
     """Serves until stopped by a signal, or until it is certain that there will be no engine (any more): then a service
     manager can do better than answer 503 for ever. The exit code."""
@@ -130,28 +141,23 @@ async def _serve(
         if progress.state is State.FAILED:
             stop(progress.message)
 
-    config = uvicorn.Config(
-        create_app(
-            chosen,
-            engine_of(chosen, watch),
-            on_engine_failure=lambda failure: stop(str(failure)),
-            operators=operators,
-            stopping=lambda: server.stopping,
-        ),
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=chosen.drain_timeout,
+    app = create_app(
+        chosen,
+        engine_of(chosen, watch),
+        on_engine_failure=lambda failure: stop(str(failure)),
+        operators=operators,
+        stopping=lambda: server.stopping,
     )
-    server = Server(config, chosen.stop_delay)
+    server = Server(config_of(app, chosen, certificate), chosen.stop_delay)
     # uvicorn sets handlers of its own while it serves. Those here take a signal that comes before, and the one that it
     # hands on once it has stopped, which would end the process with the signal's code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
-    click.echo(f"homescope-server: listening on {url_of(listener)}/api/v1", err=True)
+    scheme = "http"
+    if certificate is not None:
+        scheme = "https"
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificate.reload)
+    click.echo(f"homescope-server: listening on {url_of(listener, scheme)}/api/v1", err=True)
     if operators is not None:
         click.echo(f"homescope-server: for operators {url_of(operators)}/metrics", err=True)
     await server.serve(sockets=[listener])

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
+import ssl
 import time
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
+
+from serving.connections import connections
+from serving.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class CannotListen(Exception):
@@ -28,9 +37,75 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     address, port = listener.getsockname()[:2]
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+
+
+class BadCertificate(Exception):
+    """Raised for a certificate that cannot be served; the message says why."""
+
+
+class Certificate:
+    """The certificate that HTTPS is served with, by its files."""
+
+    def __init__(self, chain: Path, key: Path) -> None:
+        """Raises `BadCertificate`."""
+        self._files = chain, key
+        self.context = self._loaded()
+
+    def reload(self) -> None:
+        """Takes what the files hold now, for connections from now on. What cannot be used leaves things as they are:
+        half a renewal, a new chain with the old key, must not end the service."""
+        try:
+            self._loaded()
+            self.context.load_cert_chain(*self._files)
+        except (BadCertificate, OSError) as error:
+            log.error("the certificate is not renewed: %s", error)
+        else:
+            log.info("the certificate was read again")
+
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.set_alpn_protocols(["http/1.1"])
+        chain, key = self._files
+        try:
+            context.load_cert_chain(chain, key, password=_no_password)
+        except ssl.SSLError as error:
+            why = error.reason or "it is no PEM file"
+            raise BadCertificate(f"{chain} and {key} are no certificate and its key: {why}") from None
+        except OSError as error:
+            raise BadCertificate(f"{chain} or {key} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise BadCertificate(str(error)) from None
+        return context
+
+
+def _no_password() -> str:
+    raise ValueError("the private key of the certificate is encrypted; give one that is not")
+
+
+def certificate_of(settings: Settings) -> Certificate | None:
+    """None where HTTP is served without TLS. Raises `BadCertificate`."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def config_of(app: ASGIApp, settings: Settings, certificate: Certificate | None = None) -> uvicorn.Config:
+    """How the app is served. What proxies say of a client is believed of those in the settings only."""
+    return uvicorn.Config(
+        app,
+        http=connections(settings),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_timeout,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
+    )
 
 
 class Server(uvicorn.Server):

@@ -1,0 +1,135 @@
+"""One connection of a client, with an end to what it may leave the server waiting for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.settings import Settings
+
+MAX_HEAD = 65_536
+"""Bytes of a request line and its headers. The parser itself would take any number."""
+LINGER = 30.0
+"""Seconds in which the rest of a body is thrown away whose request has been answered. To close at once would take the
+answer from a client that is still sending."""
+
+
+class Connection(HttpToolsProtocol):
+    """HTTP/1.1 as uvicorn speaks it, which waits without end for headers, and for who does not read its answer.
+
+    Both are watched here and not where requests are served: a timer per connection and phase costs nothing per frame of
+    a stream, and no API key is known yet while headers come.
+    """
+
+    header_timeout: ClassVar[float] = 10.0
+    write_timeout: ClassVar[float] = 60.0
+    max_connections: ClassVar[int] = 4096
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_size = 0
+        self._in_message = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._refuse(503, b"Too many connections.", b"retry-after: 2\r\n")
+            return
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._write_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if not self._in_message:
+            self._head_size += len(data)
+            self._expect_head()
+        super().data_received(data)
+        if not self._in_message and self._head_size > MAX_HEAD and not self.transport.is_closing():
+            self._refuse(431, b"Request headers too large.")
+
+    def on_message_begin(self) -> None:
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_message, self._head_size = True, 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_message, self._head_size = False, 0
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_writing()
+        elif self._in_message and self._linger_timer is None:
+            self._linger_timer = self.loop.call_later(LINGER, self._close)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        if self._write_timer is not None and not self.transport.is_closing():
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.header_timeout, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._expect_head()  # of the next request, while this one is being answered
+        elif self._head_size:
+            self._refuse(408, b"The headers did not come in time.")
+        else:
+            self._close()
+
+    def _watch_writing(self) -> None:
+        """What is not taken is waited for only so long, by a closing connection, too."""
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.write_timeout, self.transport.abort)
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+            self._watch_writing()
+
+    def _refuse(self, status: int, words: bytes, headers: bytes = b"") -> None:
+        length = b"content-type: text/plain\r\ncontent-length: %d\r\n" % len(words)
+        self.transport.write(STATUS_LINE[status] + headers + length + b"connection: close\r\n\r\n" + words)
+        self._close()
+
+
+def connections(settings: Settings) -> type[Connection]:
+    """The class of the connections of a server with these settings."""
+    limits = {
+        "header_timeout": settings.header_timeout,
+        "write_timeout": settings.write_timeout,
+        "max_connections": settings.max_connections,
+    }
+    return type("Connection", (Connection,), limits)
