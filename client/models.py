@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
+from client.flaws import flaw
+
 DEFAULT_MODEL = "qwen3-vl-30b-a3b-instruct"
 
 
@@ -42,6 +44,7 @@ class Answer:
         model: the model that was asked for.
         reasoning: what a thinking model thought, empty for the others.
         value: the JSON in the answer, validated; None when no schema was given.
+        mended: it is the second one, the first could not be used; `usage` counts both.
     """
 
     text: str
@@ -51,6 +54,12 @@ class Answer:
     model: str
     reasoning: str = ""
     value: Any = None
+    mended: bool = False
+
+    @property
+    def flaw(self) -> str:
+        """`truncated` (cut off at the token limit), `repeats` (goes round in circles), or empty."""
+        return flaw(self.text, self.finish_reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
-import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -16,14 +15,25 @@ import httpx
 
 from client import images as image_files
 from client import wire
-from client.errors import BadResponse, ConfigurationError, ConnectionFailed, ConnectionLost, TimedOut, UnusableImage
+from client.errors import (
+    BadResponse,
+    ConfigurationError,
+    ConnectionLost,
+    HomescopeError,
+    InvalidAnswer,
+    InvalidRequest,
+    UnusableImage,
+)
+from client.http import Arriving, connections, opened
+from client.mending import repair
 from client.models import DEFAULT_MODEL, Answer, Piece
 from client.retry import DEFAULT, Policy, persist
 from client.sse import Decoder, Event
-from client.structured import check_schema, response_format, validated
+from client.structured import Schema, as_schema, check_schema, described, response_format, typed, validated
+from client.uploads import Delivery, Uploads
 
 ImageInput: TypeAlias = Path | bytes | str
-"""A local file, the bytes of an image, or a reference: `https://`, `data:`, `oss://`."""
+"""A local file (a path, as `Path` or text), the bytes of an image, or a reference: `https://`, `data:`, `oss://`."""
 
 Prepare: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 """Turns the bytes of an image into those that may leave the machine, or raises UnusableImage: then nothing is sent."""
@@ -35,6 +45,11 @@ DEFAULT_TIMEOUT = 300.0
 """Seconds without a byte from the server before giving up; the cloud's own limit for an answer."""
 
 _REFERENCES = ("http://", "https://", "data:", "oss://")
+
+_Once: TypeAlias = Callable[[dict[str, Any]], Awaitable[Answer]]
+
+_MENDING = Policy(attempts=2, throttled_attempts=3, timeout_attempts=1)
+"""A second opinion is worth less patience than the answer itself."""
 
 
 class Session:
@@ -51,6 +66,8 @@ class Session:
         transport: an httpx transport to use instead of the network.
         prepare: what every image goes through before it is sent, such as `client.redaction.Redactor.prepare`. URLs
             are refused then: their images would reach the server without it.
+        delivery: how local images travel: `inline` in the request, by `upload` to the server's store, or `auto`,
+            whichever sends fewer bytes. A server without a store gets them inline.
 
     Raises:
         ConfigurationError: no address or no key, or one that cannot be used.
@@ -65,21 +82,16 @@ class Session:
         retry: Policy = DEFAULT,
         transport: httpx.AsyncBaseTransport | None = None,
         prepare: Prepare | None = None,
+        delivery: Delivery = "auto",
     ) -> None:
         self._prepare = prepare
         self.base_url = _base_url(base_url or os.environ.get(BASE_URL_NAME, ""))
         self._retry = retry
         key = _api_key(api_key or os.environ.get(API_KEY_NAME, ""))
-        with _usable_environment():
-            self._http = httpx.AsyncClient(
-                headers={"Authorization": f"Bearer {key}"},
-                timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-                verify=_tls(),
-                # A proxy from the environment cannot know this machine's own addresses.
-                trust_env=not _is_here(httpx.URL(self.base_url).host),
-                transport=transport,
-            )
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self._http = connections(timeout, here=_is_here(httpx.URL(self.base_url).host), transport=transport)
+        self._uploads = Uploads(self._http, self.base_url, self._headers["Authorization"], delivery)
+        self._unguided: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,29 +111,59 @@ class Session:
         prompt: str,
         *,
         model: str = DEFAULT_MODEL,
-        schema: Mapping[str, Any] | None = None,
+        schema: Schema | None = None,
         stream: bool = False,
         parameters: Mapping[str, Any] | None = None,
         retry: Policy | None = None,
+        mend: bool = True,
     ) -> Answer:
         """One question about one or more images, asked again as the policy says until it is answered.
 
         Args:
-            images: in the order in which the model shall see them; local ones travel inside the request.
+            images: in the order in which the model shall see them: files, bytes, URLs.
             prompt: the question.
             model: a name that the server knows.
-            schema: JSON Schema of the answer; the server is asked to keep to it, and the answer is validated.
+            schema: JSON Schema of the answer, or a pydantic model. The server is asked to keep to it, and the answer is
+                validated: `Answer.value` is the JSON, or an instance of the model.
             stream: receive in pieces: the same answer, but a slow one keeps the connection alive.
             parameters: DashScope's generation parameters, such as `temperature`.
             retry: instead of the session's policy.
+            mend: ask once more after an answer that does not fit the schema, with the reason, or that goes round in
+                circles. `Answer.usage` counts both.
 
         Raises:
             UnusableImage, InvalidAnswer, BadResponse, TransportError, ServiceError: see `client.errors`.
         """
         body = await self._body(images, prompt, model, schema, parameters)
         once = self._streamed if stream else self._whole
-        answer = await persist(lambda: once(body), retry or self._retry)
-        return answer if schema is None else replace(answer, value=validated(answer, schema))
+        policy = retry or self._retry
+        try:
+            answer = await persist(lambda: once(body), policy)
+        except InvalidRequest as error:
+            if schema is None or not wire.refuses_format(error, body):
+                raise
+            self._unguided.add(model)
+            body = wire.unguided(body, described(as_schema(schema)))
+            answer = await persist(lambda: once(body), policy)
+        return await self._checked(answer, body, once, schema, mend)
+
+    async def _checked(
+        self, answer: Answer, body: dict[str, Any], once: _Once, schema: Schema | None, mend: bool
+    ) -> Answer:
+        """The answer with its validated value, mended once where that is asked for and can help."""
+        try:
+            if answer.flaw != "repeats" or not mend:
+                return _valued(answer, schema)
+            problem = ""
+        except InvalidAnswer as error:
+            if not mend or answer.flaw == "truncated":
+                raise
+            problem = error.message
+        try:
+            again = await persist(lambda: once(repair(body, answer, problem)), _MENDING)
+        except HomescopeError:
+            return _valued(answer, schema)
+        return _valued(replace(again, usage=answer.usage + again.usage, mended=True), schema)
 
     async def stream(
         self,
@@ -129,7 +171,7 @@ class Session:
         prompt: str,
         *,
         model: str = DEFAULT_MODEL,
-        schema: Mapping[str, Any] | None = None,
+        schema: Schema | None = None,
         parameters: Mapping[str, Any] | None = None,
         retry: Policy | None = None,
     ) -> AsyncGenerator[Piece, None]:
@@ -149,23 +191,33 @@ class Session:
         images: ImageInput | Sequence[ImageInput],
         prompt: str,
         model: str,
-        schema: Mapping[str, Any] | None,
+        schema: Schema | None,
         parameters: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         parameters = dict(parameters or {})
-        if schema is not None:
-            check_schema(schema)
-            parameters["response_format"] = response_format(schema)
+        wanted = None if schema is None else as_schema(schema)
+        if wanted is not None:
+            check_schema(wanted)
+            if model not in self._unguided:
+                parameters["response_format"] = response_format(wanted)
+            else:
+                prompt += described(wanted)
         listed = [images] if isinstance(images, Path | bytes | str) else images
-        references = [await _reference(image, self._prepare) for image in listed]
+        references = [await self._reference(image, model) for image in listed]
         return wire.request(references, prompt, model, parameters)
 
+    async def _reference(self, image: ImageInput, model: str) -> str:
+        if self._prepare is not None:
+            return await self._uploads.reference(await self._prepare(await _local(image)), model)
+        if isinstance(image, str) and image.startswith(_REFERENCES):
+            return image
+        return await self._uploads.reference(await _local(image), model)
+
     async def _whole(self, body: dict[str, Any]) -> Answer:
-        with _translated(self.base_url):
-            response = await self._http.post(self.base_url + wire.PATH, json=body, headers=_headers(body))
-        if not response.is_success:
-            raise wire.refusal(response.status_code, response.content, response.headers)
-        return wire.answer(response.content, body["model"], response.headers.get("x-request-id", ""))
+        reply = await self._http.send("POST", self.base_url + wire.PATH, _encoded(body), self._headers | _needs(body))
+        if not reply.ok:
+            raise wire.refusal(reply.status, reply.body, reply.headers)
+        return wire.answer(reply.body, body["model"], reply.headers.get("x-request-id", ""))
 
     async def _streamed(self, body: dict[str, Any]) -> Answer:
         async with aclosing(self._pieces(body)) as pieces:
@@ -193,33 +245,33 @@ class Session:
 
     async def _pieces(self, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
         body = body | {"parameters": body["parameters"] | {"incremental_output": True}}
-        headers = _headers(body) | {"X-DashScope-SSE": "enable", "Accept": "text/event-stream"}
-        with _translated(self.base_url):
-            async with self._http.stream("POST", self.base_url + wire.PATH, json=body, headers=headers) as response:
-                if not response.is_success:
-                    raise wire.refusal(response.status_code, await response.aread(), response.headers)
-                async with aclosing(_events(response)) as events:
-                    async for event in events:
-                        piece = _piece(event, response.headers)
-                        yield piece
-                        if piece.finish_reason is not None:
-                            return
+        headers = self._headers | _needs(body) | {"X-DashScope-SSE": "enable", "Accept": "text/event-stream"}
+        arriving = self._http.stream("POST", self.base_url + wire.PATH, _encoded(body), headers)
+        async with opened(arriving) as response:
+            if not response.ok:
+                raise wire.refusal(response.status, await _joined(response.chunks), response.headers)
+            async with aclosing(_events(response)) as events:
+                async for event in events:
+                    piece = _piece(event, response.headers)
+                    yield piece
+                    if piece.finish_reason is not None:
+                        return
         raise ConnectionLost("the answer broke off before its end")
 
 
-@contextmanager
-def _usable_environment() -> Iterator[None]:
-    """What httpx makes of the environment's proxies and certificates, in words that say where to look."""
-    try:
-        yield
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
-        raise ConfigurationError(
-            f"the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY cannot be used: {error}; set an http:// one, or none"
-        ) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"the certificates named by SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error.strerror or error}"
-        ) from error
+def _encoded(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+async def _joined(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
+
+
+def _valued(answer: Answer, schema: Schema | None) -> Answer:
+    if schema is None:
+        return answer
+    value = validated(answer, as_schema(schema))
+    return replace(answer, value=typed(value, schema, answer))
 
 
 def _is_here(host: str) -> bool:
@@ -230,17 +282,11 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """Once per process: reading the certificate authorities takes tens of milliseconds."""
-    return httpx.create_ssl_context()
-
-
-async def _events(response: httpx.Response) -> AsyncGenerator[Event, None]:
+async def _events(response: Arriving) -> AsyncGenerator[Event, None]:
     if "text/event-stream" not in response.headers.get("content-type", ""):
         raise BadResponse("a stream was asked for, and the server answered something else")
     decoder = Decoder()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.chunks:
         for event in decoder.feed(chunk):
             yield event
     if last := decoder.close():
@@ -253,18 +299,6 @@ def _piece(event: Event, headers: Mapping[str, str]) -> Piece:
     return wire.piece(event.data)
 
 
-async def _reference(image: ImageInput, prepare: Prepare | None) -> str:
-    if prepare is not None:
-        return image_files.data_uri(await prepare(await _local(image)))
-    if isinstance(image, bytes):
-        return image_files.data_uri(image)
-    if isinstance(image, str):
-        if not image.startswith(_REFERENCES):
-            raise UnusableImage(f"{image[:80]} is neither a URL nor a data URI; pass a local file as pathlib.Path")
-        return image
-    return image_files.data_uri(await _read(image))
-
-
 async def _read(path: Path) -> bytes:
     try:
         return await asyncio.to_thread(image_files.read, path)
@@ -274,16 +308,16 @@ async def _read(path: Path) -> bytes:
 
 async def _local(image: ImageInput) -> bytes:
     """The bytes of an image that is on this machine."""
-    if isinstance(image, Path):
-        return await _read(image)
     if isinstance(image, bytes):
         return image
+    if isinstance(image, Path) or ("://" not in image[:12] and not image.startswith("data:")):
+        return await _read(Path(image))
     if not image.startswith("data:"):
         raise UnusableImage(f"{image[:80]} is not on this machine and cannot be checked here: download it first")
     return image_files.from_data_uri(image)
 
 
-def _headers(body: dict[str, Any]) -> dict[str, str]:
+def _needs(body: dict[str, Any]) -> dict[str, str]:
     content = body["input"]["messages"][0]["content"]
     needs_resolving = any(part.get("image", "").startswith("oss://") for part in content)
     return {"X-DashScope-OssResourceResolve": "enable"} if needs_resolving else {}
@@ -315,18 +349,3 @@ def _api_key(given: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError("the API key holds characters that no key has; was something else pasted with it?")
     return key
-
-
-@contextmanager
-def _translated(base_url: str) -> Iterator[None]:
-    """httpx's errors as ours."""
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError) as error:
-        raise ConnectionFailed(f"cannot reach {base_url}: {str(error) or 'no connection in time'}") from error
-    except httpx.TimeoutException as error:
-        raise TimedOut(f"{base_url} did not answer in time") from error
-    except httpx.DecodingError as error:
-        raise BadResponse(f"the server's answer cannot be decoded: {error}") from error
-    except httpx.RequestError as error:
-        raise ConnectionLost(f"the connection to {base_url} broke: {str(error) or type(error).__name__}") from error

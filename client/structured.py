@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jsonschema
 from jsonschema.exceptions import best_match
@@ -18,6 +18,9 @@ from referencing.exceptions import Unresolvable
 
 from client.errors import ConfigurationError, InvalidAnswer
 from client.models import Answer
+
+Schema: TypeAlias = Mapping[str, Any] | type[Any]
+"""A JSON Schema, or a pydantic model (any class with `model_json_schema` and `model_validate`)."""
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
@@ -91,6 +94,46 @@ def read_schema(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"the schema {path} is not a JSON object")
     check_schema(schema)
     return schema
+
+
+def as_schema(schema: Schema) -> Mapping[str, Any]:
+    """The JSON Schema of a schema or of a pydantic model.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(schema, Mapping):
+        return schema
+    make = getattr(schema, "model_json_schema", None)
+    if make is None:
+        raise ConfigurationError(f"a schema is a JSON Schema (dict) or a pydantic model, not {schema!r}")
+    return dict(make())
+
+
+def typed(value: Any, schema: Schema, answer: Answer) -> Any:
+    """The value as an instance of the pydantic model, or as it is for a JSON Schema.
+
+    Raises:
+        InvalidAnswer: the model's own validators refuse it.
+    """
+    if isinstance(schema, Mapping):
+        return value
+    try:
+        return schema.model_validate(value)
+    except ValueError as error:
+        raise InvalidAnswer(f"the answer does not fit {schema.__name__}: {_short(error)}", answer) from error
+
+
+def _short(error: ValueError) -> str:
+    listed = getattr(error, "errors", None)
+    if listed is None:
+        return str(error)
+    return "; ".join(f"{each['msg']} at {'.'.join(map(str, each['loc'])) or 'the top'}" for each in listed())
+
+
+def described(schema: Mapping[str, Any]) -> str:
+    """What is added to the prompt where the server cannot constrain the answer itself."""
+    return f"\n\nAnswer with JSON alone that fits this JSON Schema:\n{json.dumps(schema, ensure_ascii=False)}"
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:

@@ -35,6 +35,29 @@ def request(images: Sequence[str], prompt: str, model: str, parameters: Mapping[
     }
 
 
+def refuses_format(error: ServiceError, body: Mapping[str, Any]) -> bool:
+    """Whether the server has no guided decoding for this model: the request asked for it, and that is the complaint."""
+    return "response_format" in body["parameters"] and any(
+        word in error.message.lower() for word in ("response_format", "json_schema", "json_object")
+    )
+
+
+def unguided(body: Mapping[str, Any], words: str) -> dict[str, Any]:
+    """The same request without guided decoding; `words`, added to its question, say what is wanted instead."""
+    parameters = {name: value for name, value in body["parameters"].items() if name != "response_format"}
+    first, *later = body["input"]["messages"]
+    *images, question = first["content"]
+    asked = first | {"content": [*images, {"text": question["text"] + words}]}
+    return {**body, "input": {"messages": [asked, *later]}, "parameters": parameters}
+
+
+def continued(body: Mapping[str, Any], answered: str, question: str) -> dict[str, Any]:
+    """The request that goes on after an answer with another question about the same images."""
+    said = {"role": "assistant", "content": [{"text": answered}]}
+    messages = [*body["input"]["messages"], said, {"role": "user", "content": [{"text": question}]}]
+    return {**body, "input": {"messages": messages}}
+
+
 def answer(body: bytes, model: str, request_id: str = "") -> Answer:
     """A complete answer from a response body; `request_id` is used where the body has none.
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.routing import Route
@@ -93,7 +94,7 @@ class Scripted:
     """A DashScope server that answers as told. `calls` is what it was asked; `waiting` counts requests held back.
 
     Each request gets the next reply of `script`; after that `default` is asked for one. While `gate` is closed,
-    every request waits before it is answered.
+    every request waits before it is answered. `storing` gives it a store for uploads: `stored` is what came.
     """
 
     default: Callable[[Call], Reply] = lambda call: answer(f"seen {call.digest[:8]}")
@@ -103,7 +104,12 @@ class Scripted:
     arrived: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     url: str = ""
     most_at_once: int = 0
+    stored: dict[str, bytes] = field(default_factory=dict)
+    uploads: list[dict[str, str]] = field(default_factory=list)
+    certificates: int = 0
+    received: int = 0
     _now: int = 0
+    _storing: bool = False
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -113,6 +119,7 @@ class Scripted:
         self.__init__(url=self.url)  # type: ignore[misc]
 
     async def handle(self, request: Request) -> Reply:
+        self.received += len(await request.body())
         call = Call(dict(request.headers), await request.json())
         self.calls.append(call)
         self._now += 1
@@ -125,10 +132,37 @@ class Scripted:
         finally:
             self._now -= 1
 
+    def storing(self) -> None:
+        self._storing = True
+
+    async def certify(self, request: Request) -> Reply:
+        if not self._storing:
+            return refusal(404, "NotFound", "no such path")
+        self.certificates += 1
+        names = ("policy", "signature", "oss_access_key_id", "x_oss_object_acl", "x_oss_forbid_overwrite")
+        host = self.url.replace("/api/v1", "/store")
+        data = dict.fromkeys(names, "p" * 200) | {"upload_dir": "up", "upload_host": host, "expire_in_seconds": 300}
+        return JSONResponse({"data": data, "request_id": "req-1"})
+
+    async def store(self, request: Request) -> Reply:
+        self.received += len(await request.body())
+        form = await request.form()
+        self.uploads.append(dict(request.headers))
+        assert isinstance(form["file"], UploadFile)
+        self.stored[f"oss://{form['key']}"] = await form["file"].read()
+        await form.close()
+        return HTMLResponse("", 200)
+
     @contextmanager
     def running(self) -> Iterator[Scripted]:
         config = uvicorn.Config(
-            Starlette(routes=[Route(PATH, self.handle, methods=["POST"])]),
+            Starlette(
+                routes=[
+                    Route(PATH, self.handle, methods=["POST"]),
+                    Route("/api/v1/uploads", self.certify),
+                    Route("/store", self.store, methods=["POST"]),
+                ]
+            ),
             port=0,
             log_level="critical",
             timeout_graceful_shutdown=1,

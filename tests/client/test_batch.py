@@ -118,7 +118,7 @@ async def test_the_same_bytes_twice_stay_what_they_were(
     folder, job = charts(1), Job("?", schema=schema)
     (folder / "copy.png").write_bytes((folder / "chart-1.png").read_bytes())
     totals, first = await run(server, folder, job)
-    assert (totals.resumed, totals.duplicates, totals.usage.total_tokens) == (0, 1, 110)
+    assert (totals.resumed, totals.duplicates, totals.usage.total_tokens) == (0, 1, 220 if schema else 110)
     totals, second = await run(server, folder, job)
     assert second == first
     assert (totals.resumed, totals.duplicates, totals.usage.total_tokens) == (2, 0, 0)
@@ -166,12 +166,12 @@ async def test_an_answer_that_does_not_fit_is_paid_for_once(server: Scripted, ch
     server.default = lambda call: replies.answer("no JSON here")
     totals, [failed] = await run(server, folder, job)
     assert isinstance(failed, Failed)
-    assert (totals.failed, failed.answer, failed.usage.total_tokens) == (1, "no JSON here", 110)
+    assert (totals.failed, failed.answer, failed.usage.total_tokens) == (1, "no JSON here", 220)
     totals, _ = await run(server, folder, job)
-    assert (totals.failed, totals.resumed, len(server.calls)) == (1, 1, 1)
+    assert (totals.failed, totals.resumed, len(server.calls)) == (1, 1, 2)
     server.default = lambda call: replies.answer("{}")
     totals, _ = await run(server, folder, job, retry_failed=True)
-    assert (totals.done, len(server.calls)) == (1, 2)
+    assert (totals.done, len(server.calls)) == (1, 3)
 
 
 async def test_a_schema_gives_values(server: Scripted, charts: Folder) -> None:
