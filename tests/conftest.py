@@ -1,7 +1,16 @@
 import os
+from collections.abc import Iterator
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, settings
+
+from serving.engine.hardware import detect
+from serving.engine.launch import Launcher
+from serving.engine.plan import plan
+from serving.settings import MODEL_NAMES
+
+ENGINE_STARTS_WITHIN_S = 240
 
 # A loaded machine makes every time limit a lie, and the first text drawn builds Unicode tables for seconds.
 settings.register_profile("here", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -21,3 +30,28 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith(("HOMESCOPE_", "DASHSCOPE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Real vLLM with the demo model, started once for all tests that ask it and watched in a thread of its own."""
+    chosen = plan(detect(), model="demo", served_names=MODEL_NAMES)
+    launcher = Launcher(chosen, log_dir=tmp_path_factory.mktemp("engine"))
+    with start_blocking_portal() as portal:
+        try:
+            portal.call(launcher.start)
+            portal.call(launcher.wait_ready, ENGINE_STARTS_WITHIN_S)
+            yield launcher
+        finally:
+            portal.call(launcher.aclose)
+
+
+@pytest.fixture(scope="session")
+def engine_url(launcher: Launcher) -> str:
+    """The base URL of vLLM's OpenAI API, `/v1` included."""
+    return launcher.base_url
+
+
+@pytest.fixture(scope="session")
+def engine_key(launcher: Launcher) -> str:
+    return launcher.api_key

@@ -11,7 +11,7 @@ from typing import Any
 from serving.errors import EngineUnavailable
 from serving.generation import Generation
 from tests.conformance.clients.driver import TOOL_RESULT, Seen
-from tests.conformance.material import PROMPT, Material
+from tests.conformance.material import Material
 from tests.fakes import Script, called, thought
 
 SAID = "Revenue grew by 12 %."
@@ -55,7 +55,9 @@ def answered(outcome: Outcome) -> None:
         assert seen["tokens"] == [90, 3]
     assert seen.get("total", 93) == 93 or outcome.asked is None
     if outcome.asked is not None:
-        assert PROMPT in _texts(outcome.question)
+        assert outcome.material.prompt in _texts(outcome.question) or outcome.material.comparison in _texts(
+            outcome.question
+        )
 
 
 def pictured(outcome: Outcome) -> None:
@@ -64,6 +66,15 @@ def pictured(outcome: Outcome) -> None:
         (image,) = outcome.question.images
         assert image.content is not None
         assert image.content.data == outcome.material.picture
+
+
+def compared(outcome: Outcome) -> None:
+    """Both pictures reach the engine, in the order in which they were sent."""
+    answered(outcome)
+    if outcome.asked is not None:
+        contents = [image.content for image in outcome.question.images]
+        sent = [outcome.material.picture, outcome.material.second]
+        assert [content.data for content in contents if content is not None] == sent
 
 
 def streamed(outcome: Outcome) -> None:
@@ -232,6 +243,7 @@ FLOWS = {
     "text path": Flow(answered, (Script(PIECES, input_tokens=90),)),
     "image URL": Flow(pictured),
     "local file": Flow(pictured),
+    "two images": Flow(compared),
     "frames": Flow(filmed),
     "video": Flow(filmed),
     "tools": Flow(called_back, (CALL, RESULT)),

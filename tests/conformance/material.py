@@ -1,10 +1,10 @@
-"""What clients send: one picture in every form, a short film, lines of a batch."""
+"""What clients send: two pictures in every form, a short film, lines of a batch."""
 
 from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,39 @@ import PIL.Image
 from tests.conformance.clients.driver import Ask
 from tests.serving.wire import data_uri, picture
 
-PROMPT = "What happened to the revenue?"
 FRAMES = 4
 RATE = 2
 
 
 @dataclass(frozen=True)
 class Material:
+    """`lines` are a file of batch lines, `more` further fields of every `Ask`."""
+
     picture: bytes
-    film: bytes
+    second: bytes
+    prompt: str
+    comparison: str
     lines: bytes
-    frames: tuple[str, ...]
+    more: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def drawn(cls, model: str) -> Material:
-        return cls(picture(), film(), lines(model), (data_uri(picture(size=(128, 96))),) * FRAMES)
+        prompt, comparison = "What happened to the revenue?", "Which of the two is higher?"
+        return cls(picture(), picture(size=(80, 64)), prompt, comparison, lines(model, "Say ok."))
 
     def ask(self, folder: Path, **where: Any) -> Ask:
         """The files are written to `folder`; `where` says the target and the URLs of the picture and the film."""
         (folder / "chart.png").write_bytes(self.picture)
         (folder / "lines.jsonl").write_bytes(self.lines)
         return Ask(
-            prompt=PROMPT,
+            prompt=self.prompt,
             image=data_uri(self.picture),
+            second=data_uri(self.second),
+            comparison=self.comparison,
             image_path=str(folder / "chart.png"),
             lines_path=str(folder / "lines.jsonl"),
-            frames=list(self.frames),
+            frames=[data_uri(picture(size=(128, 96)))] * FRAMES,
+            **self.more,
             **where,
         )
 
@@ -58,9 +65,9 @@ def film(seconds: int = FRAMES // RATE) -> bytes:
     return buffer.getvalue()
 
 
-def lines(model: str) -> bytes:
+def lines(model: str, content: str | list[dict[str, Any]]) -> bytes:
     """Two good lines of a batch, and one with a parameter out of range."""
-    good = {"model": model, "messages": [{"role": "user", "content": "Say ok."}]}
+    good = {"model": model, "messages": [{"role": "user", "content": content}]}
     bodies = {"one": good, "two": good, "wrong": {**good, "temperature": 5}}
     rows = [
         {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}

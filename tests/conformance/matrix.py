@@ -16,6 +16,7 @@ COLUMNS = {
     "text path": "text alone",
     "image URL": "image by URL",
     "local file": "local file",
+    "two images": "two images",
     "frames": "video frames",
     "video": "video by URL",
     "tools": "tools",
@@ -46,8 +47,8 @@ CLOUD_ELSEWHERE = {
 CHAT = ("chat", "stream", "wrong key")
 NATIVE = (
     *CHAT,
-    *("cumulative", "text path", "image URL", "local file", "frames", "video", "tools", "tools stream", "thinking"),
-    *("JSON", "wrong parameter", "broken stream", "task", "models", "files", "tokens"),
+    *("cumulative", "text path", "image URL", "local file", "two images", "frames", "video", "tools", "tools stream"),
+    *("thinking", "JSON", "wrong parameter", "broken stream", "task", "models", "files", "tokens"),
 )
 AIO = ("async", "async stream")
 
@@ -67,6 +68,21 @@ class Client:
 
 
 CLIENTS = {
+    "requests": Client(
+        "plain HTTP (`requests`)",
+        "plain_requests",
+        None,
+        (
+            *CHAT,
+            "cumulative",
+            "text path",
+            "image URL",
+            "two images",
+            "JSON schema",
+            "wrong parameter",
+            "broken stream",
+        ),
+    ),
     "dashscope-1.20": Client("dashscope 1.20.14", "dashscope_sdk", "dashscope-1.20", NATIVE),
     "dashscope-1.24": Client("dashscope 1.24.6", "dashscope_sdk", "dashscope-1.24", (*NATIVE, *AIO, "async task")),
     "dashscope-2.0": Client("dashscope 2.0.2", "dashscope_sdk", None, (*NATIVE, *AIO, "async task")),
@@ -81,8 +97,8 @@ CLIENTS = {
         "openai_sdk",
         None,
         (
-            *(*CHAT, *AIO, "text path", "image URL", "frames", "video", "tools", "tools stream", "thinking", "JSON"),
-            *("JSON schema", "wrong parameter", "broken stream", "models", "files", "batch"),
+            *(*CHAT, *AIO, "text path", "image URL", "two images", "frames", "video", "tools", "tools stream"),
+            *("thinking", "JSON", "JSON schema", "wrong parameter", "broken stream", "models", "files", "batch"),
         ),
     ),
     "langchain": Client(

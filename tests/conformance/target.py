@@ -20,7 +20,8 @@ from serving.settings import Settings
 from serving.storage import database
 from tests.conformance.clients.driver import Ask
 from tests.conformance.flows import Flow, Outcome
-from tests.conformance.material import Material
+from tests.conformance.material import Material, film
+from tests.conformance.settings import conformance_settings
 from tests.fakes import FakeEngine
 from tests.serving.conftest import listening
 
@@ -72,9 +73,9 @@ class Cloud:
 
 
 @asynccontextmanager
-async def local(folder: Path, engine: Engine, settings: Settings) -> AsyncGenerator[Local, None]:
-    """The app with `settings`, and beside it a server that has the picture and the film to be fetched."""
-    material = Material.drawn(MODEL)
+async def local(folder: Path, engine: Engine, material: Material) -> AsyncGenerator[Local, None]:
+    """The app over `engine`, and beside it a server that has the picture and the film to be fetched."""
+    settings = conformance_settings(folder)
     key = await _key(settings)
     async with listening(create_app(settings, engine)) as url, listening(shelf(material)) as media:
         asks = material.ask(
@@ -107,14 +108,15 @@ def cloud(folder: Path) -> Cloud:
 
 def shelf(material: Material) -> Router:
     """An ordinary web server of pictures and films."""
+    filmed = film()
 
     async def chart(_: Request) -> Response:
         return Response(material.picture, media_type="image/png")
 
-    async def film(_: Request) -> Response:
-        return Response(material.film, media_type="video/mp4")
+    async def video(_: Request) -> Response:
+        return Response(filmed, media_type="video/mp4")
 
-    return Router([Route("/chart.png", chart), Route("/film.mp4", film)])
+    return Router([Route("/chart.png", chart), Route("/film.mp4", video)])
 
 
 async def _key(settings: Settings) -> str:

@@ -9,8 +9,6 @@ from dashscope import Generation, MultiModalConversation
 from dashscope.client.base_api import BaseAsyncApi
 
 from tests.conformance.clients.driver import (
-    JSON_PROMPT,
-    TOOL,
     TOOL_PROMPT,
     TOOL_RESULT,
     WRONG_KEY,
@@ -18,6 +16,7 @@ from tests.conformance.clients.driver import (
     Calls,
     Seen,
     failed,
+    flow,
     seen,
     serve,
 )
@@ -98,25 +97,30 @@ def streamed(responses: Any) -> Seen:
     return result.seen()
 
 
+@flow("chat")
 def chat(ask: Ask) -> Seen:
     return whole(call(ask, {"image": ask.image}))
 
 
+@flow("stream")
 def stream(ask: Ask) -> Seen:
     return streamed(call(ask, {"image": ask.image}, stream=True, incremental_output=True))
 
 
+@flow("cumulative")
 def cumulative(ask: Ask) -> Seen:
     result = streamed(call(ask, {"image": ask.image}, stream=True, incremental_output=False))
     return {**result, "text": result["pieces"][-1]}
 
 
+@flow("async")
 async def aio(ask: Ask) -> Seen:
     point(ask)
     options = {"api_key": ask.key, "model": ask.model, "messages": messages({"image": ask.image}, {"text": ask.prompt})}
     return whole(await dashscope.AioMultiModalConversation.call(**options))  # type: ignore[arg-type]
 
 
+@flow("async stream")
 async def aio_stream(ask: Ask) -> Seen:
     point(ask)
     turns = messages({"image": ask.image}, {"text": ask.prompt})
@@ -128,6 +132,7 @@ async def aio_stream(ask: Ask) -> Seen:
     return result.seen()
 
 
+@flow("text path")
 def text_path(ask: Ask) -> Seen:
     point(ask)
     turns = [{"role": "user", "content": ask.prompt}]
@@ -136,25 +141,36 @@ def text_path(ask: Ask) -> Seen:
     return seen(choice.message.content, choice.finish_reason, tokens=(usage.input_tokens, usage.output_tokens))
 
 
+@flow("image URL")
 def image_url(ask: Ask) -> Seen:
     return whole(call(ask, {"image": ask.image_url}))
 
 
+@flow("local file")
 def local_file(ask: Ask) -> Seen:
     return whole(call(ask, {"image": f"file://{ask.image_path}"}))
 
 
+@flow("two images")
+def two_images(ask: Ask) -> Seen:
+    turns = messages({"image": ask.image}, {"image": ask.second}, {"text": ask.comparison})
+    return whole(call(ask, messages=turns))
+
+
+@flow("frames")
 def frames(ask: Ask) -> Seen:
     return whole(call(ask, {"video": ask.frames, "fps": 2}))
 
 
+@flow("video")
 def video(ask: Ask) -> Seen:
     return whole(call(ask, {"video": ask.video_url, "fps": 2}))
 
 
+@flow("tools")
 def tools(ask: Ask) -> Seen:
     turns = messages({"text": TOOL_PROMPT})
-    return _answered(ask, turns, call(ask, messages=turns, tools=[TOOL]).output.choices[0])
+    return _answered(ask, turns, call(ask, messages=turns, **ask.tools).output.choices[0])
 
 
 def _answered(ask: Ask, turns: list[dict[str, Any]], choice: Any) -> Seen:
@@ -162,38 +178,45 @@ def _answered(ask: Ask, turns: list[dict[str, Any]], choice: Any) -> Seen:
     calls = choice.message.tool_calls
     history = {"role": "assistant", "content": choice.message.content, "tool_calls": calls}
     result = {"role": "tool", "content": [{"text": TOOL_RESULT}], "tool_call_id": calls[0]["id"]}
-    answer = whole(call(ask, messages=[*turns, history, result], tools=[TOOL]))
+    answer = whole(call(ask, messages=[*turns, history, result], **ask.tools | {"tool_choice": "auto"}))
     flat = [{"id": each["id"], **each["function"]} for each in calls]
     return {**answer, "calls": flat, "called": choice.finish_reason}
 
 
+@flow("tools stream")
 def tools_stream(ask: Ask) -> Seen:
     turns = messages({"text": TOOL_PROMPT})
-    result = streamed(call(ask, messages=turns, tools=[TOOL], stream=True, incremental_output=True))
+    result = streamed(call(ask, messages=turns, **ask.tools, stream=True, incremental_output=True))
     return {**result, "called": result["finish"]}
 
 
+@flow("thinking")
 def thinking(ask: Ask) -> Seen:
     return streamed(call(ask, {"image": ask.image}, stream=True, incremental_output=True, enable_thinking=True))
 
 
+@flow("JSON")
 def json_object(ask: Ask) -> Seen:
-    parts = ({"image": ask.image}, {"text": JSON_PROMPT})
+    parts = ({"image": ask.image}, {"text": ask.json_prompt})
     return whole(call(ask, messages=messages(*parts), response_format={"type": "json_object"}))
 
 
+@flow("wrong key")
 def wrong_key(ask: Ask) -> Seen:
     return whole(call(ask, {"image": ask.image}, api_key=WRONG_KEY))
 
 
+@flow("wrong parameter")
 def wrong_parameter(ask: Ask) -> Seen:
     return streamed(call(ask, {"image": ask.image}, stream=True, temperature=2.5))
 
 
+@flow("broken stream")
 def broken_stream(ask: Ask) -> Seen:
     return streamed(call(ask, {"image": ask.image}, stream=True, incremental_output=True))
 
 
+@flow("task")
 def task(ask: Ask) -> Seen:
     point(ask)
     turns = {"messages": messages({"image": ask.image}, {"text": ask.prompt})}
@@ -214,6 +237,7 @@ def task(ask: Ask) -> Seen:
     )
 
 
+@flow("async task")
 async def aio_task(ask: Ask) -> Seen:
     """What the aio client sends: slashed paths, and a body where none belongs."""
     from dashscope.client.base_api import BaseAsyncAioApi
@@ -236,6 +260,7 @@ async def aio_task(ask: Ask) -> Seen:
     )
 
 
+@flow("models")
 def models(ask: Ask) -> Seen:
     point(ask)
     listed: Any = MODELS.list(page_size=50, api_key=ask.key)
@@ -244,6 +269,7 @@ def models(ask: Ask) -> Seen:
     return {"found": ask.model in names, "one": one.status_code == 200}
 
 
+@flow("files")
 def files(ask: Ask) -> Seen:
     point(ask)
     uploaded: Any = FILES.upload(file_path=ask.image_path, purpose="file-extract", api_key=ask.key)
@@ -260,6 +286,7 @@ def files(ask: Ask) -> Seen:
     }
 
 
+@flow("tokens")
 def tokens(ask: Ask) -> Seen:
     point(ask)
     turns: Any = [{"role": "user", "content": ask.prompt}]
@@ -271,29 +298,4 @@ def tokens(ask: Ask) -> Seen:
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            "chat": chat,
-            "stream": stream,
-            "cumulative": cumulative,
-            "async": aio,
-            "async stream": aio_stream,
-            "text path": text_path,
-            "image URL": image_url,
-            "local file": local_file,
-            "frames": frames,
-            "video": video,
-            "tools": tools,
-            "tools stream": tools_stream,
-            "thinking": thinking,
-            "JSON": json_object,
-            "wrong key": wrong_key,
-            "wrong parameter": wrong_parameter,
-            "broken stream": broken_stream,
-            "task": task,
-            "async task": aio_task,
-            "models": models,
-            "files": files,
-            "tokens": tokens,
-        }
-    )
+    serve()

@@ -16,6 +16,7 @@ from tests.conformance.clients.driver import (
     Ask,
     Seen,
     failed,
+    flow,
     seen,
     serve,
 )
@@ -53,34 +54,42 @@ def pieces(chunks: Any) -> Seen:
     return seen("".join(told), finish, pieces=told, calls=calls)
 
 
+@flow("chat")
 def chat(ask: Ask) -> Seen:
     return whole(model(ask).invoke([turn(ask, image=ask.image)]))
 
 
+@flow("stream")
 def stream(ask: Ask) -> Seen:
     return pieces(model(ask, streaming=True).stream([turn(ask, image=ask.image)]))
 
 
+@flow("async")
 async def aio(ask: Ask) -> Seen:
     return whole(await model(ask).ainvoke([turn(ask, image=ask.image)]))
 
 
+@flow("async stream")
 async def aio_stream(ask: Ask) -> Seen:
     return pieces([chunk async for chunk in model(ask, streaming=True).astream([turn(ask, image=ask.image)])])
 
 
+@flow("image URL")
 def image_url(ask: Ask) -> Seen:
     return whole(model(ask).invoke([turn(ask, image=ask.image_url)]))
 
 
+@flow("local file")
 def local_file(ask: Ask) -> Seen:
     return whole(model(ask).invoke([turn(ask, image=f"file://{ask.image_path}")]))
 
 
+@flow("frames")
 def frames(ask: Ask) -> Seen:
     return whole(model(ask).invoke([turn(ask, video=ask.frames)]))
 
 
+@flow("tools")
 def tools(ask: Ask) -> Seen:
     bound = model(ask).bind_tools([TOOL])
     first = bound.invoke([turn(ask)])
@@ -91,11 +100,13 @@ def tools(ask: Ask) -> Seen:
     return {**answer, "calls": calls, "called": first.response_metadata["finish_reason"]}
 
 
+@flow("tools stream")
 def tools_stream(ask: Ask) -> Seen:
     result = pieces(model(ask, streaming=True).bind_tools([TOOL]).stream([turn(ask)]))
     return {**result, "called": result["finish"]}
 
 
+@flow("wrong key")
 def wrong_key(ask: Ask) -> Seen:
     try:
         model(ask, dashscope_api_key=WRONG_KEY).invoke([turn(ask, image=ask.image)])
@@ -105,17 +116,4 @@ def wrong_key(ask: Ask) -> Seen:
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            "chat": chat,
-            "stream": stream,
-            "async": aio,
-            "async stream": aio_stream,
-            "image URL": image_url,
-            "local file": local_file,
-            "frames": frames,
-            "tools": tools,
-            "tools stream": tools_stream,
-            "wrong key": wrong_key,
-        }
-    )
+    serve()

@@ -13,9 +13,10 @@ from tests.conformance.clients.driver import (
     TOOL_RESULT,
     WRONG_KEY,
     Ask,
-    Calls,
     Seen,
+    Streamed,
     failed,
+    flow,
     seen,
     serve,
 )
@@ -41,57 +42,42 @@ def whole(answer: Any) -> Seen:
     )
 
 
-class Streamed:
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.reasoning = ""
-        self.calls = Calls()
-        self.finish: str | None = None
-
-    def add(self, chunk: Any) -> None:
-        choice = chunk.choices[0]
-        self.pieces.append(choice.delta.content or "")
-        self.reasoning += getattr(choice.delta, "reasoning_content", None) or ""
-        for call in choice.delta.tool_calls or []:
-            self.calls.add(call.index, call.id, call.function.name, call.function.arguments)
-        self.finish = choice.finish_reason or self.finish
-
-    def seen(self) -> Seen:
-        return seen(
-            "".join(self.pieces), self.finish, pieces=self.pieces, reasoning=self.reasoning, calls=self.calls.list
-        )
-
-
 def streamed(arguments: dict[str, Any]) -> Seen:
     result = Streamed()
     for chunk in litellm.completion(**arguments, stream=True):
-        result.add(chunk)
+        result.add(chunk.choices[0])
     return result.seen()
 
 
+@flow("chat")
 def chat(ask: Ask) -> Seen:
     return whole(litellm.completion(**options(ask, picture(ask.image))))
 
 
+@flow("stream")
 def stream(ask: Ask) -> Seen:
     return streamed(options(ask, picture(ask.image)))
 
 
+@flow("async")
 async def aio(ask: Ask) -> Seen:
     return whole(await litellm.acompletion(**options(ask, picture(ask.image))))
 
 
+@flow("async stream")
 async def aio_stream(ask: Ask) -> Seen:
     result = Streamed()
     async for chunk in await litellm.acompletion(**options(ask, picture(ask.image)), stream=True):
-        result.add(chunk)
+        result.add(chunk.choices[0])
     return result.seen()
 
 
+@flow("image URL")
 def image_url(ask: Ask) -> Seen:
     return whole(litellm.completion(**options(ask, picture(ask.image_url))))
 
 
+@flow("tools")
 def tools(ask: Ask) -> Seen:
     asked = options(ask, prompt=TOOL_PROMPT, tools=[TOOL])
     first = litellm.completion(**asked).choices[0]
@@ -102,16 +88,19 @@ def tools(ask: Ask) -> Seen:
     return {**whole(answer), "calls": calls, "called": first.finish_reason}
 
 
+@flow("tools stream")
 def tools_stream(ask: Ask) -> Seen:
     result = streamed(options(ask, prompt=TOOL_PROMPT, tools=[TOOL]))
     return {**result, "called": result["finish"]}
 
 
+@flow("JSON")
 def json_object(ask: Ask) -> Seen:
     wanted = {"type": "json_object"}
     return whole(litellm.completion(**options(ask, picture(ask.image), prompt=JSON_PROMPT, response_format=wanted)))
 
 
+@flow("wrong key")
 def wrong_key(ask: Ask) -> Seen:
     try:
         litellm.completion(**{**options(ask), "api_key": WRONG_KEY})
@@ -120,6 +109,7 @@ def wrong_key(ask: Ask) -> Seen:
     raise AssertionError("it was let in")
 
 
+@flow("wrong parameter")
 def wrong_parameter(ask: Ask) -> Seen:
     try:
         streamed(options(ask, picture(ask.image), temperature=2.5))
@@ -129,17 +119,4 @@ def wrong_parameter(ask: Ask) -> Seen:
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            "chat": chat,
-            "stream": stream,
-            "async": aio,
-            "async stream": aio_stream,
-            "image URL": image_url,
-            "tools": tools,
-            "tools stream": tools_stream,
-            "JSON": json_object,
-            "wrong key": wrong_key,
-            "wrong parameter": wrong_parameter,
-        }
-    )
+    serve()

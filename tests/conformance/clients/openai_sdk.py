@@ -9,16 +9,14 @@ from typing import Any
 import openai
 
 from tests.conformance.clients.driver import (
-    JSON_PROMPT,
-    SCHEMA,
-    TOOL,
     TOOL_PROMPT,
     TOOL_RESULT,
     WRONG_KEY,
     Ask,
-    Calls,
     Seen,
+    Streamed,
     failed,
+    flow,
     seen,
     serve,
 )
@@ -56,73 +54,57 @@ def whole(answer: Any) -> Seen:
     )
 
 
-class Streamed:
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.reasoning = ""
-        self.calls = Calls()
-        self.finish: str | None = None
-        self.tokens: tuple[int, int] | None = None
-
-    def add(self, chunk: Any) -> None:
+class Chunks(Streamed):
+    def chunk(self, chunk: Any) -> None:
         if chunk.usage:
             self.tokens = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
         for choice in chunk.choices:
-            self.pieces.append(choice.delta.content or "")
-            self.reasoning += getattr(choice.delta, "reasoning_content", None) or ""
-            for call in choice.delta.tool_calls or []:
-                self.calls.add(call.index, call.id, call.function.name, call.function.arguments)
-            self.finish = choice.finish_reason
-
-    def seen(self) -> Seen:
-        return seen(
-            "".join(self.pieces),
-            self.finish,
-            tokens=self.tokens,
-            pieces=self.pieces,
-            reasoning=self.reasoning,
-            calls=self.calls.list,
-        )
+            self.add(choice)
 
 
 def streamed(ask: Ask, *parts: dict[str, Any], **options: Any) -> Seen:
-    result = Streamed()
+    result = Chunks()
     messages = options.pop("messages", None) or turn(ask, *parts)
     with client(ask) as opened:
         usage = {"include_usage": True}
         for chunk in opened.chat.completions.create(
             model=ask.model, messages=messages, stream=True, stream_options=usage, **options
         ):
-            result.add(chunk)
+            result.chunk(chunk)
     return result.seen()
 
 
+@flow("chat")
 def chat(ask: Ask) -> Seen:
     return whole(create(ask, picture(ask.image)))
 
 
+@flow("stream")
 def stream(ask: Ask) -> Seen:
     return streamed(ask, picture(ask.image))
 
 
+@flow("async")
 async def aio(ask: Ask) -> Seen:
     async with openai.AsyncOpenAI(api_key=ask.key, base_url=ask.compatible) as opened:
         messages: Any = turn(ask, picture(ask.image))
         return whole(await opened.chat.completions.create(model=ask.model, messages=messages))
 
 
+@flow("async stream")
 async def aio_stream(ask: Ask) -> Seen:
-    result = Streamed()
+    result = Chunks()
     async with openai.AsyncOpenAI(api_key=ask.key, base_url=ask.compatible) as opened:
         messages: Any = turn(ask, picture(ask.image))
         usage: Any = {"include_usage": True}
         async for chunk in await opened.chat.completions.create(
             model=ask.model, messages=messages, stream=True, stream_options=usage
         ):
-            result.add(chunk)
+            result.chunk(chunk)
     return result.seen()
 
 
+@flow("text path")
 def text_path(ask: Ask) -> Seen:
     """Text alone, and a client that knows no other prefix than `/v1`."""
     with client(ask, base_url=f"{ask.origin}/v1") as opened:
@@ -130,44 +112,61 @@ def text_path(ask: Ask) -> Seen:
         return whole(opened.chat.completions.create(model=ask.model, messages=messages))
 
 
+@flow("image URL")
 def image_url(ask: Ask) -> Seen:
     return whole(create(ask, picture(ask.image_url)))
 
 
+@flow("two images")
+def two_images(ask: Ask) -> Seen:
+    return whole(create(ask, messages=turn(ask, picture(ask.image), picture(ask.second), prompt=ask.comparison)))
+
+
+@flow("frames")
 def frames(ask: Ask) -> Seen:
     return whole(create(ask, {"type": "video", "video": ask.frames, "fps": 2}))
 
 
+@flow("video")
 def video(ask: Ask) -> Seen:
     return whole(create(ask, {"type": "video_url", "video_url": {"url": ask.video_url}, "fps": 2}))
 
 
+@flow("tools")
 def tools(ask: Ask) -> Seen:
     turns: list[Any] = turn(ask, prompt=TOOL_PROMPT)
-    first = create(ask, messages=turns, tools=[TOOL]).choices[0]
+    first = create(ask, messages=turns, **ask.tools).choices[0]
     call = first.message.tool_calls[0]
     turns += [first.message, {"role": "tool", "content": TOOL_RESULT, "tool_call_id": call.id}]
     flat = [{"id": call.id, "name": call.function.name, "arguments": call.function.arguments}]
-    return {**whole(create(ask, messages=turns, tools=[TOOL])), "calls": flat, "called": first.finish_reason}
+    return {
+        **whole(create(ask, messages=turns, **ask.tools | {"tool_choice": "auto"})),
+        "calls": flat,
+        "called": first.finish_reason,
+    }
 
 
+@flow("tools stream")
 def tools_stream(ask: Ask) -> Seen:
-    result = streamed(ask, messages=turn(ask, prompt=TOOL_PROMPT), tools=[TOOL])
+    result = streamed(ask, messages=turn(ask, prompt=TOOL_PROMPT), **ask.tools)
     return {**result, "called": result["finish"]}
 
 
+@flow("thinking")
 def thinking(ask: Ask) -> Seen:
     return streamed(ask, picture(ask.image), extra_body={"enable_thinking": True, "top_k": 20})
 
 
+@flow("JSON")
 def json_object(ask: Ask) -> Seen:
-    messages = turn(ask, picture(ask.image), prompt=JSON_PROMPT)
+    messages = turn(ask, picture(ask.image), prompt=ask.json_prompt)
     return whole(create(ask, messages=messages, response_format={"type": "json_object"}))
 
 
+@flow("JSON schema")
 def json_schema(ask: Ask) -> Seen:
-    messages = turn(ask, picture(ask.image), prompt=JSON_PROMPT)
-    wanted = {"type": "json_schema", "json_schema": {"name": "figure", "schema": SCHEMA, "strict": True}}
+    messages = turn(ask, picture(ask.image), prompt=ask.json_prompt)
+    wanted = {"type": "json_schema", "json_schema": {"name": "figure", "schema": ask.schema, "strict": True}}
     return whole(create(ask, messages=messages, response_format=wanted))
 
 
@@ -175,6 +174,7 @@ def told(error: Any) -> Seen:
     return failed(getattr(error, "status_code", None), error.code, error.message)
 
 
+@flow("wrong key")
 def wrong_key(ask: Ask) -> Seen:
     try:
         client(ask, api_key=WRONG_KEY).chat.completions.create(model=ask.model, messages=turn(ask))
@@ -183,6 +183,7 @@ def wrong_key(ask: Ask) -> Seen:
     raise AssertionError("it was let in")
 
 
+@flow("wrong parameter")
 def wrong_parameter(ask: Ask) -> Seen:
     try:
         streamed(ask, picture(ask.image), temperature=2.5)
@@ -191,24 +192,27 @@ def wrong_parameter(ask: Ask) -> Seen:
     raise AssertionError("it was accepted")
 
 
+@flow("broken stream")
 def broken_stream(ask: Ask) -> Seen:
-    result = Streamed()
+    result = Chunks()
     try:
         with client(ask) as opened:
             messages = turn(ask, picture(ask.image))
             for chunk in opened.chat.completions.create(model=ask.model, messages=messages, stream=True):
-                result.add(chunk)
+                result.chunk(chunk)
     except openai.APIError as error:
         return {**told(error), "pieces": [piece for piece in result.pieces if piece]}
     raise AssertionError("nobody said that it broke")
 
 
+@flow("models")
 def models(ask: Ask) -> Seen:
     with client(ask) as opened:
         names = [each.id for each in opened.models.list()]
         return {"found": ask.model in names, "one": opened.models.retrieve(ask.model).id == ask.model}
 
 
+@flow("files")
 def files(ask: Ask) -> Seen:
     with client(ask) as opened:
         path = Path(ask.lines_path)
@@ -224,6 +228,7 @@ def files(ask: Ask) -> Seen:
         return {"listed": uploaded.id in listed, "size": size, "same": same, "deleted": deleted, "gone": gone}
 
 
+@flow("batch")
 def batch(ask: Ask) -> Seen:
     with client(ask) as opened:
         lines = opened.files.create(file=Path(ask.lines_path), purpose="batch")
@@ -245,26 +250,4 @@ def batch(ask: Ask) -> Seen:
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            "chat": chat,
-            "stream": stream,
-            "async": aio,
-            "async stream": aio_stream,
-            "text path": text_path,
-            "image URL": image_url,
-            "frames": frames,
-            "video": video,
-            "tools": tools,
-            "tools stream": tools_stream,
-            "thinking": thinking,
-            "JSON": json_object,
-            "JSON schema": json_schema,
-            "wrong key": wrong_key,
-            "wrong parameter": wrong_parameter,
-            "broken stream": broken_stream,
-            "models": models,
-            "files": files,
-            "batch": batch,
-        }
-    )
+    serve()

@@ -16,6 +16,7 @@ from tests.conformance.clients.driver import (
     Ask,
     Seen,
     failed,
+    flow,
     seen,
     serve,
 )
@@ -52,27 +53,32 @@ def whole(message: Any) -> Seen:
     return seen(text_of(message), finish, tokens=tokens, request_id=told["request_id"])
 
 
+@flow("chat")
 def chat(ask: Ask) -> Seen:
     (message,) = model(ask).chat([turn(ask, ask.image)], stream=False)
     return whole(message)
 
 
+@flow("stream")
 def stream(ask: Ask) -> Seen:
     """It yields the whole message so far, each time."""
     pieces = [text_of(messages[-1]) for messages in model(ask).chat([turn(ask, ask.image)], stream=True)]
     return seen(pieces[-1], None, pieces=pieces)
 
 
+@flow("image URL")
 def image_url(ask: Ask) -> Seen:
     (message,) = model(ask).chat([turn(ask, ask.image_url)], stream=False)
     return whole(message)
 
 
+@flow("local file")
 def local_file(ask: Ask) -> Seen:
     (message,) = model(ask).chat([turn(ask, ask.image_path)], stream=False)
     return whole(message)
 
 
+@flow("tools")
 def tools(ask: Ask) -> Seen:
     function = TOOL["function"]
     asked = [turn(ask, prompt=TOOL_PROMPT)]
@@ -91,6 +97,7 @@ def tools(ask: Ask) -> Seen:
     return {**whole(answers[-1]), "calls": calls, "called": None}
 
 
+@flow("wrong key")
 def wrong_key(ask: Ask) -> Seen:
     try:
         model(ask, WRONG_KEY).chat([turn(ask, ask.image)], stream=False)
@@ -100,13 +107,4 @@ def wrong_key(ask: Ask) -> Seen:
 
 
 if __name__ == "__main__":
-    serve(
-        {
-            "chat": chat,
-            "stream": stream,
-            "image URL": image_url,
-            "local file": local_file,
-            "tools": tools,
-            "wrong key": wrong_key,
-        }
-    )
+    serve()
