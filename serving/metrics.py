@@ -51,14 +51,15 @@ class Metrics:
         models: Iterable[str],
         prices: Mapping[str, Price],
         backlog: Callable[[], Awaitable[Backlog]],
+        notices: Mapping[Any, int] | None = None,
     ) -> None:
         """`models` are the names that may become labels; clients could make up any number of others. `backlog` is asked
-        of the queue for each scrape."""
+        of the queue for each scrape; `notices` are attempts at webhooks, by what became of them."""
         self._backlog = backlog
         self._models = frozenset(models)
         self._prices = prices
         self._registry = CollectorRegistry()
-        self._state = _State(engine)
+        self._state = _State(engine, notices or {})
         self._registry.register(self._state)
         labels = ("model", "outcome")
         self._requests = Counter("homescope_requests", "Requests that have ended", labels, registry=self._registry)
@@ -141,8 +142,9 @@ def spans(times: Timeline) -> Iterator[tuple[str, float]]:
 class _State(Collector):
     """The layers as they are now."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, notices: Mapping[Any, int]) -> None:
         self._engine = engine
+        self._notices = notices
         self.backlog: Backlog | None = None
 
     def collect(self) -> Iterator[Metric]:
@@ -155,6 +157,7 @@ class _State(Collector):
                 yield from _replicas(layer)
             elif isinstance(layer, Limited):
                 yield _refusals(layer)
+        yield _attempts(self._notices)
         if self.backlog is not None:
             yield from _background(self.backlog)
 
@@ -196,6 +199,14 @@ def _background(backlog: Backlog) -> Iterator[Metric]:
     jobs.add_metric(("running",), backlog.running)
     yield jobs
     yield GaugeMetricFamily("homescope_jobs_oldest_seconds", "Age of the one that waits longest", backlog.oldest)
+    yield GaugeMetricFamily("homescope_webhooks_waiting", "Webhooks to deliver, retries included", backlog.notices)
+
+
+def _attempts(notices: Mapping[Any, int]) -> Metric:
+    attempts = CounterMetricFamily("homescope_webhooks", "Attempts to deliver webhooks", labels=("outcome",))
+    for outcome in ("delivered", "failed", "gone"):
+        attempts.add_metric((outcome,), notices.get(outcome, 0))
+    return attempts
 
 
 def _replicas(pool: Pool) -> Iterator[Metric]:
@@ -224,9 +235,9 @@ class Observed(Router):
     ) -> None:
         super().__init__(routes, **options)
         self._observe = observe
-        self._intake = intake
+        self.intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[OBSERVE] = self._observe
-        scope[INTAKE] = self._intake
+        scope[INTAKE] = self.intake
         await super().__call__(scope, receive, send)
