@@ -43,6 +43,8 @@ from serving.settings import Settings
 from serving.storage import database
 from serving.storage.assembly import Storage
 from serving.tracing import tracing_of
+from serving.webhooks.secrets import SecretStore
+from serving.webhooks.service import Webhooks
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,9 @@ def create_app(
         queue, kinds, folder=settings.data, concurrency=settings.background_concurrency, ready=stack.ready
     )
 
-    metrics = Metrics(stack, settings.served_models, prices_of(settings), queue.backlog)
+    webhooks = Webhooks(queue, SecretStore(records), settings)
+
+    metrics = Metrics(stack, settings.served_models, prices_of(settings), queue.backlog, webhooks.deliveries.counts)
     probes = ops.routes(stack, stopping)
     tracing = tracing_of()
 
@@ -125,6 +129,7 @@ def create_app(
         if recorder is not None:
             await recorder.start()
         await workers.start()
+        await webhooks.start()
         await batches.start()
         try:
             async with ops.admin(operators, probes, metrics.text):
@@ -132,6 +137,7 @@ def create_app(
         finally:
             await batches.aclose()
             await workers.aclose()
+            await webhooks.aclose()
             starting.cancel()
             await asyncio.wait([starting])
             await stack.aclose()

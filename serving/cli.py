@@ -24,6 +24,7 @@ from serving.engine.progress import Progress, State
 from serving.server import BadCertificate, CannotListen, Certificate, Server, certificate_of, config_of, listen, url_of
 from serving.settings import Settings, SettingsError
 from serving.storage.records.commands import records_group
+from serving.webhooks.commands import webhooks_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,6 +62,7 @@ main.add_command(keys)
 main.add_command(doctor)
 main.add_command(engine)
 main.add_command(records_group)
+main.add_command(webhooks_group)
 
 
 def _check_auth(chosen: Settings) -> None:

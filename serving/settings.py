@@ -209,6 +209,13 @@ class Settings(BaseSettings):
     idempotency_hours: int = Field(
         default=24, ge=1, description="hours for which an Idempotency-Key stands for its request and its answer"
     )
+    webhooks: bool = Field(
+        default=True, description="call the URLs that requests name once their task or batch has ended"
+    )
+    webhook_url: str | None = Field(
+        default=None, pattern=r"^https?://[^\s#]+$", description="URL that is told of every task and batch that ends"
+    )
+    webhook_timeout: float = Field(default=15, gt=0, description="seconds in which a webhook is to be taken")
     max_waiting_tasks: int = Field(
         default=10_000, ge=1, description="waiting tasks of one key; more are refused with 429"
     )

@@ -97,7 +97,7 @@ def revoke(id_or_prefix: str) -> None:
 @click.option("--grace", default="0m", show_default=True, help="how long the old secret still works: 24h, 7d")
 def rotate(id_or_prefix: str, grace: str) -> None:
     """Print a new secret for the key with this id or prefix. Its id, rights, files and tasks stay."""
-    span = _span(grace)
+    span = span_of(grace)
     if span is None:
         give_up(f"--grace {grace} is no span of time; write one like 30m, 24h or 7d")
     issued = _with_keys(read_settings(), lambda store: store.rotate(id_or_prefix.removesuffix("..."), span))
@@ -167,14 +167,14 @@ def _image_policy(chosen: dict[str, Any]) -> ImagePolicy:
     )
 
 
-def _span(text: str) -> timedelta | None:
+def span_of(text: str) -> timedelta | None:
     found = SPAN.fullmatch(text)
     return None if found is None else timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
 def _moment(text: str, now: datetime) -> datetime:
     """UTC without a zone."""
-    span = _span(text)
+    span = span_of(text)
     try:
         at = now + span if span is not None else datetime.fromisoformat(text)
     except (ValueError, OverflowError):

@@ -11,12 +11,13 @@ from msgspec import Struct
 
 from serving import decoding
 from serving.compatible.batch.life import Lives
-from serving.compatible.batch.record import ACTIVE, MOMENTS, Batch, Records, Status, Wanted
+from serving.compatible.batch.record import ACTIVE, CALLBACK, MOMENTS, Batch, Records, Status, Wanted
 from serving.compatible.query import limit, moment
 from serving.endpoint import Call
 from serving.errors import Alias, FileMissing, InvalidRequest, RequestTimeout
 from serving.jobs.groups import Groups
 from serving.storage.files import Files
+from serving.webhooks.callbacks import Callbacks
 
 ENDPOINT = "/v1/chat/completions"
 PURPOSE = "batch"
@@ -51,7 +52,8 @@ class UnsupportedState(InvalidRequest):
 class Batches:
     """The endpoints of batches; what becomes of them is led elsewhere."""
 
-    def __init__(self, records: Records, lives: Lives, groups: Groups, files: Files) -> None:
+    def __init__(self, records: Records, lives: Lives, groups: Groups, files: Files, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
         self._records = records
         self._lives = lives
         self._groups = groups
@@ -83,11 +85,17 @@ class Batches:
             endpoint=ENDPOINT,
             input_file_id=await self._input(call, wire.input_file_id),
             window=window,
-            extra=_extra(wire.metadata),
+            extra=self._extra(wire.metadata),
             claim=call.claim,
         )
         self._lives.lead(batch.id)
         await self._answer(call, batch)
+
+    def _extra(self, given: dict[str, str] | None) -> dict[str, str] | None:
+        extra = _extra(given)
+        if extra and extra.get(CALLBACK):
+            self._callbacks.check(extra[CALLBACK], "metadata")
+        return extra
 
     async def _input(self, call: Call, file_id: str | None) -> str:
         if not file_id or "\0" in file_id:

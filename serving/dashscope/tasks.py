@@ -23,9 +23,11 @@ from serving.engine.base import Engine
 from serving.errors import NATIVE, AccessDenied, NotPending, Overloaded, ServingError
 from serving.generation import Answer, Timeline
 from serving.jobs.job import Failure, Job, NewJob, State
+from serving.jobs.notices import Hook
 from serving.jobs.queue import Queue
 from serving.jobs.tables import jobs
 from serving.settings import Settings
+from serving.webhooks.callbacks import Callbacks
 
 KIND = "task"
 SCOPES: tuple[Scope, ...] = ("tasks",)
@@ -52,8 +54,11 @@ class Tasks:
     A key sees its own tasks only; those of others are as unknown as those that never were.
     """
 
-    def __init__(self, queue: Queue, engine: Engine, keyring: Keyring, settings: Settings) -> None:
+    def __init__(
+        self, queue: Queue, engine: Engine, keyring: Keyring, settings: Settings, callbacks: Callbacks | None = None
+    ) -> None:
         self._queue = queue
+        self._callbacks = callbacks or Callbacks(settings)
         self._engine = engine
         self._keyring = keyring
         self._rules = Rules.of(settings)
@@ -70,7 +75,8 @@ class Tasks:
             raise Overloaded(retry_after=RETRY_AFTER)
         details = {"form": form, "request_id": call.exchange.request_id, "resolve_oss": wants_oss(call)}
         deadline = self._queue.clock() + TIMEOUT_MS
-        job = NewJob(KIND, call.caller, body, call.model, details, deadline=deadline)
+        hooks = self._hooks(call)
+        job = NewJob(KIND, call.caller, body, call.model, details, deadline=deadline, hooks=hooks)
         if call.claim is not None:
             job = replace(job, id=call.claim)
         try:
@@ -80,6 +86,13 @@ class Tasks:
                 raise
         output = {"task_status": State.PENDING, "task_id": job.id}
         return orjson.dumps({"output": output, "request_id": call.exchange.request_id})
+
+    def _hooks(self, call: Call) -> tuple[Hook, ...]:
+        """The header is an extension: the cloud tells of tasks in its console's own ways."""
+        url = call.exchange.header("x-homescope-callback")
+        if url:
+            self._callbacks.check(url)
+        return self._callbacks.hooks(call.caller.key_id, url)
 
     async def run(self, job: Job) -> bytes:
         """The answer, byte for byte as the call would have been given it that had waited, but for the request id."""

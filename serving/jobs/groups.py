@@ -6,7 +6,7 @@ from sqlalchemy import delete, insert, select, update
 
 from serving.jobs import transitions
 from serving.jobs.job import Job, NewJob, Progress, State
-from serving.jobs.queue import Queue, insert_jobs
+from serving.jobs.queue import Queue
 from serving.jobs.tables import groups, job_of, jobs, results
 
 PAGE = 500
@@ -30,7 +30,7 @@ class Groups:
         A thousand at a time are a good measure. Who was interrupted while adding goes on after `Progress.total` jobs.
         """
         async with self._queue.transaction() as connection:
-            await insert_jobs(connection, new, group, self._queue.clock())
+            await transitions.insert_jobs(connection, new, group, self._queue.clock())
             more = update(groups).where(groups.c.id == group, ~groups.c.sealed, ~groups.c.stopped)
             if not (await connection.execute(more.values(total=groups.c.total + len(new)))).rowcount:
                 raise ValueError(f"nothing can be added to the group {group}")

@@ -50,6 +50,8 @@ class NewJob:
     number: int = 0
     deadline: int | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    hooks: tuple[tuple[str, str], ...] = ()
+    """Who is told of its end, as `serving.jobs.notices.Hook`s."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from serving.errors import StorageUnavailable
-from serving.jobs import transitions
+from serving.jobs import notices, transitions
 from serving.jobs.job import Clock, Job, NewJob, State, wall_clock
 from serving.jobs.tables import job_of, jobs, payloads, results
 
@@ -24,11 +23,13 @@ SWEEP = 500
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How many jobs there are to do; `oldest` in seconds since the one that waits longest was submitted, 0 for none."""
+    """How many jobs there are to do; `oldest` in seconds since the one that waits longest was submitted, 0 for none.
+    `notices` are webhooks that wait, which the others do not count."""
 
     waiting: int = 0
     running: int = 0
     oldest: float = 0.0
+    notices: int = 0
 
 
 class Queue:
@@ -70,7 +71,7 @@ class Queue:
         """Accepts a job. Returns when, in epoch ms."""
         now = self.clock()
         async with self.transaction() as connection:
-            await insert_jobs(connection, [job], None, now)
+            await transitions.insert_jobs(connection, [job], None, now)
         self.announce()
         return now
 
@@ -106,17 +107,20 @@ class Queue:
             return (await connection.execute(select(func.count()).select_from(found))).scalar_one()
 
     async def backlog(self) -> Backlog:
-        """Of all kinds and callers. Read from an index alone."""
+        """Of all kinds and callers."""
         statement = (
-            select(jobs.c.state, func.count(), func.min(jobs.c.submitted_at))
+            select(jobs.c.state, jobs.c.kind == notices.KIND, func.count(), func.min(jobs.c.submitted_at))
             .where(jobs.c.state.in_((State.PENDING, State.RUNNING)))
-            .group_by(jobs.c.state)
+            .group_by(jobs.c.state, jobs.c.kind == notices.KIND)
         )
         async with self.reading() as connection:
-            found = {state: (count, since) for state, count, since in await connection.execute(statement)}
-        waiting, since = found.get(State.PENDING, (0, None))
+            rows = await connection.execute(statement)
+            found = {(state, bool(notice)): (count, since) for state, notice, count, since in rows}
+        none: tuple[int, int | None] = (0, None)
+        waiting, since = found.get((State.PENDING, False), none)
         oldest = 0.0 if since is None else max(0.0, (self.clock() - since) / 1e3)
-        return Backlog(waiting, found.get(State.RUNNING, (0, None))[0], oldest)
+        running, _ = found.get((State.RUNNING, False), none)
+        return Backlog(waiting, running, oldest, found.get((State.PENDING, True), none)[0])
 
     async def page(self, *where: ColumnElement[bool], offset: int, limit: int) -> tuple[int, list[Job]]:
         """How many jobs match, and a page of them, the latest first."""
@@ -125,6 +129,17 @@ class Queue:
             statement = select(jobs).where(*where).order_by(jobs.c.submitted_at.desc(), jobs.c.id)
             rows = await connection.execute(statement.offset(offset).limit(limit))
             return total, [job_of(row) for row in rows]
+
+    async def again(self, *where: ColumnElement[bool]) -> list[str]:
+        """Has jobs that failed done anew, as if they had just been submitted. Returns their ids."""
+        fresh = {"state": State.PENDING, "attempts": 0, "not_before": self.clock(), "ended_at": None}
+        no_failure = {"failure_status": None, "failure_code": None, "failure_message": None}
+        statement = update(jobs).where(*where, jobs.c.state == State.FAILED, jobs.c.group_id.is_(None))
+        async with self.transaction() as connection:
+            again = await connection.execute(statement.values(fresh | no_failure).returning(jobs.c.id))
+            ids = list(again.scalars())
+        self.announce()
+        return ids
 
     async def sweep(self, kind: str, ended_before: int) -> int:
         """Deletes the jobs of the kind that ended before then (epoch ms) and are of no group."""
@@ -152,31 +167,3 @@ def _translated() -> Generator[None, None, None]:
     except (OperationalError, InterfaceError, OSError) as error:  # a TimeoutError is an OSError, too
         log.warning("the queue's database cannot be worked on: %s", type(error).__name__)
         raise StorageUnavailable from error
-
-
-async def insert_jobs(connection: AsyncConnection, new: Sequence[NewJob], group: str | None, now: int) -> None:
-    if not new:
-        return
-    await connection.execute(insert(jobs), [_row(job, group, now) for job in new])
-    contents = [{"job_id": job.id, "data": job.payload} for job in new if job.payload]
-    if contents:
-        await connection.execute(insert(payloads), contents)
-
-
-def _row(job: NewJob, group: str | None, now: int) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "kind": job.kind,
-        "caller_id": job.caller.key_id,
-        "caller_name": job.caller.name,
-        "model": job.model,
-        "details": dict(job.details),
-        "group_id": group,
-        "number": job.number,
-        "state": State.PENDING,
-        "priority": job.priority,
-        "attempts": 0,
-        "submitted_at": now,
-        "not_before": now,
-        "deadline": job.deadline,
-    }

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+from collections.abc import Sequence
 from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -12,7 +14,8 @@ from serving.jobs.leases import Leases
 
 log = logging.getLogger(__name__)
 
-BACK_OFF_MS = (1_000, 5_000, 30_000, 120_000)
+BACK_OFF = (1.0, 5.0, 30.0, 120.0)
+"""Seconds between attempts."""
 RECORD_AGAIN = (0.5, 2.0, 8.0)
 """Seconds between attempts to write down how a run ended; then its lease lapses, and the job is run again."""
 RUN_TIMEOUT = 3 * 3600.0
@@ -45,8 +48,9 @@ class Kind(Protocol):
 class Run:
     """One run of a job under its lease, which ends the job or lets it wait again."""
 
-    def __init__(self, job: Job, kind: Kind, leases: Leases) -> None:
+    def __init__(self, job: Job, kind: Kind, leases: Leases, back_off: Sequence[float] = BACK_OFF) -> None:
         self.job = job
+        self._pauses = back_off
         self.engine_failed = False
         self._leases = leases
         self._work = asyncio.create_task(kind.run(job))
@@ -103,4 +107,6 @@ class Run:
 
     @property
     def _back_off(self) -> int:
-        return BACK_OFF_MS[min(self.job.attempts, len(BACK_OFF_MS)) - 1]
+        """Milliseconds; jobs that failed together do not come back together."""
+        pause = self._pauses[min(self.job.attempts, len(self._pauses)) - 1]
+        return round(pause * random.uniform(800, 1200))

@@ -6,14 +6,16 @@ many processes work on one database. Rows are locked in the order jobs before gr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from serving.jobs.job import Failure, Job, Progress, State
-from serving.jobs.tables import groups, jobs, payloads, results
+from serving.jobs import notices
+from serving.jobs.job import Failure, Job, NewJob, Progress, State
+from serving.jobs.notices import Hook
+from serving.jobs.tables import groups, job_of, jobs, payloads, results
 
 AT_ONCE = 500
 """Ids in one statement; databases limit how many values it may have."""
@@ -45,8 +47,9 @@ async def end(
             "failure_code": failure.code,
             "failure_message": failure.message,
         }
-    statement = update(jobs).where(where).values(values).returning(jobs.c.id, jobs.c.group_id)
+    statement = update(jobs).where(where).values(values).returning(jobs.c.id, jobs.c.group_id, jobs.c.hooks)
     ended = list(await connection.execute(statement))
+    await _tell(connection, [row for row in ended if row.hooks], now)
     for start in range(0, len(ended), AT_ONCE):
         ids = [row.id for row in ended[start : start + AT_ONCE]]
         await connection.execute(delete(payloads).where(payloads.c.job_id.in_(ids)))
@@ -55,6 +58,42 @@ async def end(
         more = {column: column + sum(row.group_id == group for row in ended)}
         await connection.execute(update(groups).where(groups.c.id == group).values(more))
     return ended
+
+
+async def _tell(connection: AsyncConnection, ended: Sequence[Row[Any]], now: int) -> None:
+    """Has those told who asked for it; with the end itself, or not at all."""
+    for row in ended:
+        job = job_of((await connection.execute(select(jobs).where(jobs.c.id == row.id))).one())
+        await insert_jobs(connection, notices.of_job(job, (Hook(*hook) for hook in row.hooks), now), None, now)
+
+
+async def insert_jobs(connection: AsyncConnection, new: Sequence[NewJob], group: str | None, now: int) -> None:
+    if not new:
+        return
+    await connection.execute(insert(jobs), [_row(job, group, now) for job in new])
+    contents = [{"job_id": job.id, "data": job.payload} for job in new if job.payload]
+    if contents:
+        await connection.execute(insert(payloads), contents)
+
+
+def _row(job: NewJob, group: str | None, now: int) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "caller_id": job.caller.key_id,
+        "caller_name": job.caller.name,
+        "model": job.model,
+        "details": dict(job.details),
+        "group_id": group,
+        "number": job.number,
+        "state": State.PENDING,
+        "priority": job.priority,
+        "attempts": 0,
+        "submitted_at": now,
+        "not_before": now,
+        "deadline": job.deadline,
+        "hooks": [list(hook) for hook in job.hooks] or None,
+    }
 
 
 async def succeed(connection: AsyncConnection, job: Job, result: bytes, now: int) -> bool:

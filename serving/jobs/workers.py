@@ -14,7 +14,7 @@ from serving.jobs.identity import Identity
 from serving.jobs.job import Job
 from serving.jobs.leases import Leases
 from serving.jobs.queue import Queue
-from serving.jobs.run import Kind, Run
+from serving.jobs.run import BACK_OFF, Kind, Run
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +25,15 @@ class Pace:
 
     Leases are renewed, and lapsed ones looked for, every `keep`: two renewals may fail before a `lease` lapses. `poll`
     passes until work is looked for that nobody announced: what waited for its retry, or came from another process. An
-    engine that was ready is taken to be so for `ready_for`, because asking costs it as much as a short answer.
+    engine that was ready is taken to be so for `ready_for`, because asking costs it as much as a short answer. What
+    failed waits for each of `back_off` in turn, give or take a fifth; then it is given up.
     """
 
     lease: float = 60.0
     keep: float = 15.0
     poll: float = 1.0
     ready_for: float = 5.0
+    back_off: tuple[float, ...] = BACK_OFF
 
 
 class Workers:
@@ -64,7 +66,13 @@ class Workers:
     async def start(self) -> None:
         self._identity = Identity(self._folder)
         words = {name: kind.failure for name, kind in self._kinds.items()}
-        self._leases = Leases(self._queue, self._identity.name, words, lease_ms=round(self._pace.lease * 1e3))
+        self._leases = Leases(
+            self._queue,
+            self._identity.name,
+            words,
+            lease_ms=round(self._pace.lease * 1e3),
+            max_attempts=len(self._pace.back_off) + 1,
+        )
         await self._leases.recover(own=self._identity.inherits)
         self._queue.on_submit(self._wake.set)
         self._loops = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._keep())]
@@ -107,7 +115,7 @@ class Workers:
         return True
 
     def _spawn(self, job: Job) -> None:
-        run = Run(job, self._kinds[job.kind], self._leases)
+        run = Run(job, self._kinds[job.kind], self._leases, self._pace.back_off)
         task = asyncio.create_task(self._finish(run))
         self._running[task] = run
         task.add_done_callback(self._forget)

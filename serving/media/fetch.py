@@ -60,7 +60,7 @@ class FetchRules:
         return self.image_bytes if kind == "image" else self.video_bytes
 
 
-class _Checked(AbstractResolver):
+class Checked(AbstractResolver):
     """Gives out addresses that the guard has seen: what is checked is what is connected to."""
 
     def __init__(self, resolver: AbstractResolver, guard: Guard) -> None:
@@ -167,7 +167,7 @@ class Fetcher:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            resolver = _Checked(self._resolver or aiohttp.ThreadedResolver(), self._rules.guard)
+            resolver = Checked(self._resolver or aiohttp.ThreadedResolver(), self._rules.guard)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=256),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, Row, Select, String, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from serving.errors import Alias, InvalidRequest
 from serving.generation import Caller
+from serving.jobs import notices, transitions
+from serving.jobs.notices import Hook
 from serving.storage.database import metadata
+
+Hooks: TypeAlias = Callable[[str, str | None], Sequence[Hook]]
 
 MOMENTS = (
     "in_progress_at",
@@ -64,6 +68,8 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+CALLBACK = "ds_batch_finish_callback"
+"""Where the metadata of a batch name a URL that is told of its end."""
 ACTIVE = (Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
 
 
@@ -128,8 +134,12 @@ class Wanted:
 class Records:
     """The batches in the database."""
 
-    def __init__(self, database: AsyncEngine, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: AsyncEngine, clock: Callable[[], float] = time.time, hooks: Hooks = lambda owner, url: ()
+    ) -> None:
+        """`hooks` says who is told of the end of a batch, by its owner and the URL that it names."""
         self._database = database
+        self._hooks = hooks
         self._clock = clock
 
     def now(self) -> int:
@@ -198,7 +208,14 @@ class Records:
         """Gives the batch another status, and notes when, if it has one of those `before`; else None."""
         values = {"status": after, **({} if after is Status.VALIDATING else {f"{after}_at": self.now()}), **values}
         statement = update(_batches).where(_batches.c.id == id, _batches.c.status.in_(before))
-        return await self._update(statement.values(**values).returning(_batches))
+        async with self._database.begin() as connection:
+            row = (await connection.execute(statement.values(**values).returning(_batches))).one_or_none()
+            if row is None:
+                return None
+            batch = _batch(row)
+            if after not in ACTIVE:
+                await self._tell(connection, batch)
+        return batch
 
     async def note(self, id: str, errors: list[dict[str, Any]]) -> None:  # noqa: A002
         await self._update(update(_batches).where(_batches.c.id == id).values(errors=errors).returning(_batches))
@@ -210,11 +227,32 @@ class Records:
     async def _update(self, statement: Any) -> Batch | None:
         async with self._database.begin() as connection:
             row = (await connection.execute(statement)).one_or_none()
-        return None if row is None else _batch(row)
+            return None if row is None else _batch(row)
+
+    async def _tell(self, connection: AsyncConnection, batch: Batch) -> None:
+        """In the transaction that ends the batch: it is told, or the batch has not ended."""
+        hooks = self._hooks(batch.owner, (batch.extra or {}).get(CALLBACK))
+        now = int(self._clock() * 1e3)
+        told = notices.of(f"batch.{batch.status}", _summary(batch), hooks, batch.caller, now)
+        await transitions.insert_jobs(connection, told, None, now)
 
     async def _all(self, query: Select[Any]) -> list[Batch]:
         async with self._database.connect() as connection:
             return [_batch(row) for row in await connection.execute(query)]
+
+
+def _summary(batch: Batch) -> dict[str, Any]:
+    """What is told of a batch that has ended."""
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "status": batch.status,
+        "input_file_id": batch.input_file_id,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "metadata": batch.extra,
+    }
 
 
 def _restricted(query: Select[Any], wanted: Wanted) -> Select[Any]:

@@ -13,6 +13,7 @@ from serving.jobs.groups import Groups
 from serving.jobs.queue import Queue
 from serving.settings import Settings
 from serving.storage.files import Files
+from serving.webhooks.callbacks import Callbacks
 
 
 class BatchService:
@@ -27,9 +28,10 @@ class BatchService:
         keyring: Keyring,
         settings: Settings,
     ) -> None:
-        records, groups = Records(database), Groups(queue)
+        callbacks = Callbacks(settings)
+        records, groups = Records(database, hooks=callbacks.hooks), Groups(queue)
         self._lives = Lives(records, files, groups, settings.served_models)
-        self.endpoints = Batches(records, self._lives, groups, files)
+        self.endpoints = Batches(records, self._lives, groups, files, callbacks)
         self.work = LineWork(
             engine, files, keyring, Reading(settings), timeout=settings.request_timeout, on_end=self._lives.tell
         )
