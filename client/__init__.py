@@ -22,13 +22,15 @@ from client.errors import (
     UnusableImage,
 )
 from client.ledger import Ledger
+from client.limits import Limits, Quota
 from client.models import Answer, Done, Failed, Job, Piece, Record, Skipped, Totals, Usage
 from client.pace import Pace
+from client.questions import Item, Question
 from client.report import Summary, write_page
 from client.retry import Policy
 from client.scoring import Expected, Score
 from client.session import Session
-from client.sources import Item, walk
+from client.sources import questions, walk
 
 __all__ = [
     "AccountBlocked",
@@ -51,10 +53,13 @@ __all__ = [
     "Ledger",
     "LedgerBusy",
     "LedgerError",
+    "Limits",
     "NotFound",
     "Pace",
     "Piece",
     "Policy",
+    "Question",
+    "Quota",
     "Record",
     "Score",
     "ServerError",
@@ -69,6 +74,7 @@ __all__ = [
     "Unauthorized",
     "UnusableImage",
     "Usage",
+    "questions",
     "walk",
     "write_page",
 ]

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from client.errors import ConnectionFailed, HomescopeError, InvalidAnswer, LedgerError
+from client.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    HomescopeError,
+    InvalidAnswer,
+    LedgerError,
+    UnusableImage,
+)
 from client.ledger import Ledger
 from client.models import NO_USAGE, Answer, Done, Failed, Job, Record, Skipped, Totals, is_copy
 from client.pace import Pace
-from client.retry import DEFAULT, ONCE, Policy, persist
-from client.session import Session
-from client.sources import Item, load
+from client.questions import Item, Lazy, Question, bytes_of, load
+from client.retry import DEFAULT, ONCE, Budget, Policy, persist
+from client.session import ImageInput, Session
 
 SAME_REFUSAL = 20
 """So many first images failed in the same words, and not one answered: the request is wrong, or the server."""
@@ -29,17 +37,21 @@ class _Abandoned(Exception):
 
 
 class _Feed:
-    """Numbered paths, drawn one at a time in a thread: walking a folder may block."""
+    """Numbered items, drawn one at a time and read side by side, in threads: walking and reading may block."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths, self._drawing = enumerate(paths), asyncio.Lock()
+    def __init__(self, questions: Iterable[Question | Path]) -> None:
+        self._questions, self._drawing = enumerate(questions), threading.Lock()
         self.ended = False
 
-    async def draw(self) -> tuple[int, Path] | None:
-        async with self._drawing:
-            drawn = await asyncio.to_thread(next, self._paths, None)
+    async def draw(self) -> tuple[int, Item | Skipped] | None:
+        drawn = await asyncio.get_running_loop().run_in_executor(None, self._draw)
         self.ended = self.ended or drawn is None
         return drawn
+
+    def _draw(self) -> tuple[int, Item | Skipped] | None:
+        with self._drawing:
+            drawn = next(self._questions, None)
+        return None if drawn is None else (drawn[0], load(drawn[1]))
 
 
 class Batch:
@@ -58,7 +70,7 @@ class Batch:
         job: what is asked about every image.
         ledger: opened for the same job.
         pace: requests in flight; default: adaptive.
-        retry: when and how often to ask again.
+        retry: when and how often to ask again; `Budget` bounds it for the whole run.
         keep_going: never take the same refusal of all first images for a reason to stop.
         retry_failed: ask also those again that were answered wrongly.
         on_record: called with every record as it ends, and whether it is an earlier run's.
@@ -92,6 +104,7 @@ class Batch:
         self._workers = 0
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._questions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._budget = Budget()
 
     @property
     def stopping(self) -> bool:
@@ -101,14 +114,17 @@ class Batch:
         """Finish what is in flight, begin nothing new."""
         self._stopping.set()
 
-    async def run(self, paths: Iterable[Path]) -> Totals:
-        """Asks about every path, in that order but many at once; they are drawn from the iterable as needed.
+    async def run(self, questions: Iterable[Question | Path]) -> Totals:
+        """Asks every question, in that order but many at once; they are drawn from the iterable as needed.
+
+        Args:
+            questions: such as `sources.questions` finds; a path alone is asked about with the job's prompt.
 
         Raises:
             HomescopeError: what made the run end early. The records up to there are in the ledger.
         """
         async with asyncio.TaskGroup() as group:
-            self._hire(group, _Feed(paths))
+            self._hire(group, _Feed(questions))
         if self._halted is not None:
             raise self._halted
         return self.totals
@@ -125,10 +141,12 @@ class Batch:
                 drawn = await feed.draw()
                 if drawn is None:
                     return
-                position, path = drawn
+                position, item = drawn
                 with suppress(_Abandoned):
-                    await self._settle(await asyncio.to_thread(load, path), position)
+                    await self._settle(item, position)
                 self._hire(group, feed)
+        except ConfigurationError as error:
+            self._halt(error)
         finally:
             self._workers -= 1
 
@@ -136,7 +154,7 @@ class Batch:
         if isinstance(item, Skipped):
             self._record(item, position)
             return
-        key = self._job.key(item.digest)
+        key = self._job.key(item.digest, item.prompt)
         question = self._questions.setdefault(key, asyncio.Lock())
         async with question:
             if known := self._known(item, key):
@@ -152,31 +170,41 @@ class Batch:
         if isinstance(found, Failed) and (found.answer is None or self._retry_failed):
             return None
         first = found.duplicate_of or found.file
-        return replace(found, file=item.file, duplicate_of=None if first == item.file else first)
+        return replace(found, file=item.file, images=item.names, duplicate_of=None if first == item.file else first)
 
     async def _ask(self, item: Item, key: str) -> Record:
         attempts, began = 0, 0.0
 
         async def once() -> Answer:
             nonlocal attempts, began
-            async with self.pace.slot():
+            async with self.pace.slot(self._sleep) as turn:
                 if self.stopping:
                     raise _Abandoned
                 attempts, began = attempts + 1, time.perf_counter()
-                return await self._request(item)
+                answer = await self._request(images, item.prompt)
+                turn.tokens = answer.usage.total_tokens
+                return answer
 
         try:
-            answer = await persist(once, self._policy, self._sleep)
+            images = [await _now(image) for image in item.images]
+            answer = await persist(once, self._policy, self._sleep, self._budget)
+        except UnusableImage as error:
+            return Skipped(item.file, error.message, images=item.names)
         except HomescopeError as error:
             return self._failure(error, item, key, attempts)
         self._answered = True
         return _done(item, key, answer, attempts, time.perf_counter() - began)
 
-    async def _request(self, item: Item) -> Answer:
+    async def _request(self, images: Sequence[ImageInput], prompt: str | None) -> Answer:
         job = self._job
         try:
             answer = await self._session.ask(
-                item.data, job.prompt, model=job.model, schema=job.schema, parameters=job.parameters, retry=ONCE
+                images,
+                job.prompt if prompt is None else prompt,
+                model=job.model,
+                schema=job.schema,
+                parameters=job.parameters,
+                retry=ONCE,
             )
         except ConnectionFailed as error:
             # Before the first word from the server this is a wrong address, not a restart to wait for.
@@ -227,6 +255,10 @@ class Batch:
             self._halt(self._ledger.full)
 
 
+async def _now(image: bytes | str | Lazy) -> bytes | str:
+    return image if isinstance(image, bytes | str) else await asyncio.to_thread(bytes_of, image)
+
+
 def _done(item: Item, key: str, answer: Answer, attempts: int, seconds: float) -> Done:
     return Done(
         file=item.file,
@@ -239,6 +271,9 @@ def _done(item: Item, key: str, answer: Answer, attempts: int, seconds: float) -
         model=answer.model,
         seconds=round(seconds, 3),
         attempts=attempts,
+        images=item.names,
+        flaw=answer.flaw,
+        mended=answer.mended,
     )
 
 
@@ -254,4 +289,5 @@ def _failed(item: Item, key: str, error: HomescopeError, attempts: int) -> Faile
         attempts=attempts,
         answer=words.text if words else None,
         usage=words.usage if words else NO_USAGE,
+        images=item.names,
     )

@@ -123,6 +123,11 @@ def _uri_prefix(kind: str) -> str:
     return f"data:{kind};base64,"
 
 
+def display(path: Path) -> str:
+    """The name used in results: as given, with bytes that are not UTF-8 written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def read(path: Path) -> bytes:
     """The bytes of a regular file that is a whole image.
 

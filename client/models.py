@@ -3,7 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from client.flaws import flaw
@@ -73,7 +74,7 @@ class Piece:
     reasoning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """What is asked about every image of a batch. Equal jobs share answers in a ledger, others never do."""
 
@@ -84,7 +85,7 @@ class Job:
     prepared: str = ""
     """What was done to the images before they were sent, such as `redacted`; empty: nothing."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of prompt, model, schema, parameters and preparation, hexadecimal."""
         parts = [self.prompt, self.model, self.schema, dict(self.parameters)]
@@ -92,9 +93,13 @@ class Job:
             parts.append(self.prepared)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def key(self, digest: str) -> str:
-        """The ledger's key of one image: this job and the SHA-256 of the image's bytes, hexadecimal."""
-        return hashlib.sha256(f"{self.fingerprint}:{digest}".encode()).hexdigest()
+    def key(self, digest: str, prompt: str | None = None) -> str:
+        """The ledger's key of one question, hexadecimal: this job and the SHA-256 of the image's bytes.
+
+        A `prompt` of its own stands for the job's: the same question, wherever its words came from, has one key.
+        """
+        job = self if prompt is None or prompt == self.prompt else replace(self, prompt=prompt)
+        return hashlib.sha256(f"{job.fingerprint}:{digest}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,9 @@ class Done:
         seconds: from the last request to its answer.
         attempts: requests it took.
         duplicate_of: the file of the same bytes whose answer this is, None when it was asked itself.
+        images: the names of the images, where `file` is not that of its only one: a row of a manifest.
+        flaw: `truncated` or `repeats`, as in `Answer`.
+        mended: as in `Answer`.
     """
 
     file: str
@@ -122,6 +130,9 @@ class Done:
     seconds: float
     attempts: int
     duplicate_of: str | None = None
+    images: tuple[str, ...] = ()
+    flaw: str = ""
+    mended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +140,7 @@ class Failed:
     """An image without a usable answer, and why.
 
     `answer` holds the words that did not fit the schema and is None when nothing came: only the former was paid for.
-    `duplicate_of`: as in `Done`.
+    `duplicate_of` and `images`: as in `Done`.
     """
 
     file: str
@@ -142,6 +153,7 @@ class Failed:
     answer: str | None = None
     usage: Usage = NO_USAGE
     duplicate_of: str | None = None
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +163,15 @@ class Skipped:
     file: str
     reason: str
     key: str = ""
+    images: tuple[str, ...] = ()
 
 
 Record: TypeAlias = Done | Failed | Skipped
 
 _STATES: dict[str, type[Done] | type[Failed] | type[Skipped]] = {"done": Done, "failed": Failed, "skipped": Skipped}
+
+_FIELDS = {kind: tuple(each.name for each in fields(kind)) for kind in _STATES.values()}
+_LEFT_OUT_EMPTY = ("images", "flaw", "mended")
 
 
 def state(record: Record) -> str:
@@ -171,7 +187,10 @@ def is_copy(record: Record) -> bool:
 def to_json(record: Record) -> str:
     """One line of the results file: `file`, `state`, then the record's own fields."""
     # asdict would copy the validated value, however large, before it is written.
-    own = {each.name: getattr(record, each.name) for each in fields(record)}
+    own = {name: getattr(record, name) for name in _FIELDS[type(record)]}
+    for name in _LEFT_OUT_EMPTY:
+        if not own.get(name, True):
+            del own[name]
     ordered = {"file": record.file, "state": state(record)} | own
     return json.dumps(ordered, ensure_ascii=False, default=asdict)
 
@@ -186,18 +205,21 @@ def from_json(line: str) -> Record:
     kind = _STATES[own.pop("state")]
     if "usage" in own:
         own["usage"] = Usage(**own["usage"])
+    if "images" in own:
+        own["images"] = tuple(own["images"])
     return kind(**own)
 
 
 @dataclass(slots=True)
 class Totals:
-    """Counts of one run; `done + failed + skipped` is what has ended. Resumed and duplicates are part of `done`."""
+    """Counts of one run; `done + failed + skipped` is what has ended. The others are part of these."""
 
     done: int = 0
     failed: int = 0
     skipped: int = 0
     resumed: int = 0
     duplicates: int = 0
+    flawed: int = 0
     usage: Usage = NO_USAGE
 
     @property
@@ -216,6 +238,7 @@ class Totals:
         if isinstance(record, Skipped):
             return
         self.resumed += resumed
+        self.flawed += isinstance(record, Done) and bool(record.flaw)
         self.duplicates += is_copy(record) and not resumed
         if not (resumed or is_copy(record)):
             self.usage += record.usage

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +23,7 @@ class Policy:
         base: the longest first wait; it doubles with every attempt.
         cap: the longest wait.
         longest_retry_after: a server that asks for more is not waited for.
+        deadline: seconds from the first request after which none is begun any more; None: no such limit.
     """
 
     attempts: int = 6
@@ -30,6 +32,7 @@ class Policy:
     base: float = 0.5
     cap: float = 30.0
     longest_retry_after: float = 120.0
+    deadline: float | None = None
 
     def allowed(self, error: HomescopeError) -> int:
         """Requests in all that an error of this kind justifies; 1 is "never again"."""
@@ -59,19 +62,69 @@ def delay(
     return draw() * min(policy.cap, policy.base * 2.0 ** (attempt - 1))
 
 
+class Budget:
+    """How much asking again a run may do, so that its retries cannot keep down a server that is in trouble.
+
+    Each request earns `ratio` of a retry, time earns `per_second`; what is earned and not used is kept up to `reserve`
+    beyond the share of the last requests. 429 is not counted: there the server itself says when, and the pace obeys.
+    As in Finagle, https://twitter.github.io/finagle/guide/Clients.html#retries.
+    """
+
+    def __init__(
+        self, ratio: float = 0.2, *, reserve: float = 10.0, per_second: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._ratio, self._reserve, self._per_second, self._clock = ratio, reserve, per_second, clock
+        self._earned, self._at = reserve, clock()
+
+    def request(self) -> None:
+        """A question was asked for the first time."""
+        self._earned += self._ratio
+
+    def spend(self) -> bool:
+        """Takes one retry, or says that there is none."""
+        now = self._clock()
+        if self._earned < self._reserve:
+            self._earned = min(self._reserve, self._earned + (now - self._at) * self._per_second)
+        self._at = now
+        if self._earned < 1:
+            return False
+        self._earned -= 1
+        return True
+
+
 async def persist(
     once: Callable[[], Awaitable[T]],
     policy: Policy = DEFAULT,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    budget: Budget | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Calls `once` until it succeeds or `delay` gives up; then its last error is raised."""
-    attempt = 0
+    """Calls `once` until it succeeds or `delay` gives up; then its last error is raised.
+
+    Without a retry left in the `budget` it waits for one, a `cap` at most.
+    """
+    attempt, began = 0, clock()
+    if budget is not None:
+        budget.request()
     while True:
         attempt += 1
         try:
             return await once()
         except HomescopeError as error:
             wait = delay(attempt, error, policy)
-            if wait is None:
+            if wait is None or (policy.deadline is not None and clock() + wait - began > policy.deadline):
                 raise
-        await sleep(wait)
+            await sleep(wait)
+            if budget is not None and not isinstance(error, Throttled) and not await _granted(budget, policy, sleep):
+                raise
+
+
+async def _granted(budget: Budget, policy: Policy, sleep: Callable[[float], Awaitable[object]]) -> bool:
+    waited = 0.0
+    while not budget.spend():
+        if waited >= policy.cap:
+            return False
+        await sleep(1.0)
+        waited += 1.0
+    return True

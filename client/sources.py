@@ -1,36 +1,23 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from client import buckets, manifests, pages
 from client.errors import ConfigurationError, UnusableImage
-from client.images import read
-from client.models import Skipped
+from client.images import display
+from client.questions import Question
 
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image of a batch: its name, its bytes and their SHA-256 (hexadecimal)."""
-
-    file: str
-    data: bytes
-    digest: str
+URLS = ("http://", "https://", "oss://")
 
 
 def natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Sort key that puts `chart-2` before `chart-10`, and digits before letters."""
     parts = re.findall(r"\d+|\D+", name.casefold())
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts], name
-
-
-def display(path: Path) -> str:
-    """The name used in results: as given, with bytes that are not UTF-8 written as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -40,6 +27,8 @@ def check_sources(sources: Sequence[str]) -> None:
         ConfigurationError: a missing path, a pattern without a match, a folder without a file.
     """
     for source in sources:
+        if source.startswith((*URLS, buckets.SCHEME)):
+            continue
         if not _exists(source) and not _matches(source):
             what = "nothing matches" if glob.has_magic(source) else "no such file or folder:"
             raise ConfigurationError(f"{what} {source}; check the spelling and the current folder")
@@ -97,10 +86,39 @@ def _folder(folder: Path) -> Iterator[Path]:
     yield from (Path(error.filename) for error in unreadable)
 
 
-def load(path: Path) -> Item | Skipped:
-    """Reads one file. Whatever cannot be asked about comes back as `Skipped` with the reason."""
+def questions(sources: Sequence[str], prompt: str = "", exclude: Collection[Path] = ()) -> Iterator[Question]:
+    """What a batch asks: everything that the sources hold, one by one, as they are found.
+
+    Args:
+        sources: any mix of folders, files, patterns, `https://` URLs, `s3://bucket/prefix`, and CSV or JSONL manifests
+            that are named outright. A PDF, wherever it is found, is one question per page.
+        prompt: for manifests, with their columns in braces.
+        exclude: files never to be asked about.
+
+    Raises:
+        ConfigurationError: a manifest or a bucket that cannot be read at all.
+    """
+    seen = {path.absolute() for path in exclude}
+    for source in sources:
+        if source.startswith(URLS):
+            yield Question(source, (source,))
+        elif source.startswith(buckets.SCHEME):
+            yield from (Question(found.name, (found,)) for found in buckets.objects(source))
+        elif manifests.is_manifest(source) and Path(source).is_file():
+            yield from manifests.rows(Path(source), prompt)
+        else:
+            for path in walk([source], seen):
+                if len(sources) > 1:
+                    seen.add(path.absolute())
+                yield from _about(path)
+
+
+def _about(path: Path) -> Iterator[Question]:
+    if path.suffix.lower() != ".pdf":
+        yield Question(display(path), (path,))
+        return
     try:
-        data = read(path)
+        for page in pages.pages(path):
+            yield Question(page.name, (page,))
     except UnusableImage as error:
-        return Skipped(display(path), error.message)
-    return Item(display(path), data, hashlib.sha256(data).hexdigest())
+        yield Question(display(path), (path,), problem=error.message)

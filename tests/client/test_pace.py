@@ -34,11 +34,20 @@ async def test_a_fixed_pace_stays() -> None:
     assert pace.limit == 3
 
 
-async def test_one_more_after_each_full_round() -> None:
+async def test_twice_as_many_after_each_full_round_until_it_is_too_much() -> None:
     pace = Pace.auto(start=4, ceiling=64)
-    for _ in range(5):
+    for _ in range(4):
         await use(pace)
-    assert pace.limit == 5
+    assert pace.limit == 8
+
+
+async def test_one_more_after_each_full_round_from_then_on() -> None:
+    pace = Pace.auto(start=10, ceiling=64)
+    with pytest.raises(Throttled):
+        await use(pace, Throttled("x"))
+    for _ in range(8):
+        await use(pace)
+    assert pace.limit == 8
 
 
 async def test_never_above_the_ceiling() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from client.errors import ConfigurationError
 from client.models import Skipped
-from client.sources import Item, check_sources, load, natural, walk
+from client.questions import Item, load
+from client.sources import check_sources, natural, walk
 from tests.client.conftest import png
 
 
@@ -82,7 +83,7 @@ def test_load_says_of_a_folder_why(tmp_path: Path) -> None:
 def test_load(tmp_path: Path) -> None:
     path = tmp_path / "图表.jpg"
     path.write_bytes(png(7))
-    assert load(path) == Item(str(path), png(7), hashlib.sha256(png(7)).hexdigest())
+    assert load(path) == Item(str(path), (png(7),), hashlib.sha256(png(7)).hexdigest())
 
 
 @pytest.mark.parametrize(
