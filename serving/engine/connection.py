@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from serving.engine import discovery
+from serving.engine import discovery, triton
 from serving.engine.base import Engine
 from serving.engine.pool import Pool
 from serving.engine.reusing import Reusing
 from serving.engine.vllm import VLLM
 from serving.settings import Settings
 
-SCHEMES = ("http://", "https://", discovery.SCHEME)
+SCHEMES = ("http://", "https://", discovery.SCHEME, triton.SCHEME)
 
 
 def connected(settings: Settings) -> Engine:
@@ -17,6 +17,8 @@ def connected(settings: Settings) -> Engine:
     several = bool(others) or discovery.is_name(first)
 
     def connect(url: str) -> Engine:
+        if triton.is_triton(url):
+            return triton.Triton(url)
         vllm = VLLM(url, key=key)
         return Reusing(vllm) if several or settings.reuse_images else vllm
 

@@ -1,0 +1,249 @@
+"""Triton's vLLM backend as a replica, by Triton's generate extension over HTTP.
+
+The backend takes a prompt as the model reads it, images beside it as base64, and sampling parameters as vLLM's own; so
+the chat template is rendered here. What it has no input for is refused: videos, tools, log probabilities, priorities.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import msgspec
+import orjson
+import pybase64
+from msgspec import Struct
+
+from serving.engine import answer, chat
+from serving.engine.refusals import RETRY_AFTER, refusal
+from serving.engine.vllm import KEEP_ALIVE, PROBE_TIMEOUT, translated
+from serving.errors import EngineUnavailable, GenerationFailed, InvalidRequest
+from serving.generation import Chunk, FinishReason, Generation, Image, Message, Text, Usage, Video
+
+log = logging.getLogger(__name__)
+
+SCHEME = "triton+http://"
+PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"
+"""What the backend's renderer expects where an image stands in the prompt of a Qwen-VL model."""
+SEES_NO = "This server's engine (Triton) takes no {what}."
+
+
+class _Piece(Struct):
+    """One event: a scalar where one answer is drawn, else a list with one of each."""
+
+    text_output: str | list[str] = ""
+    finish_reason: str | list[str] | None = None
+    num_input_tokens: int = 0
+    num_output_tokens: int | list[int] = 0
+    error: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Piece)
+
+
+def is_triton(url: str) -> bool:
+    return url.startswith(SCHEME)
+
+
+class Triton:
+    """One model of one Triton server. Closing the generator closes the connection, which cancels it in the backend."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is triton+http://host:port/MODEL."""
+        base, _, self._model = url.removeprefix("triton+").rstrip("/").rpartition("/")
+        self._base = f"{base}/v2"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
+        asked = body(generation)
+        with translated(self._base):
+            url = f"{self._base}/models/{self._model}/generate_stream"
+            async with self._http.post(url, data=asked, headers={"content-type": "application/json"}) as response:
+                if response.status != 200:
+                    raise refused(response.status, await response.read())
+                async with aclosing(_chunks(response.content, generation)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+
+    async def ready(self) -> bool:
+        try:
+            url = f"{self._base}/models/{self._model}/ready"
+            async with self._http.get(url, timeout=PROBE_TIMEOUT) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError, EngineUnavailable):
+            return False
+
+    async def start(self) -> None:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+            )
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise EngineUnavailable(retry_after=RETRY_AFTER)
+        return self._session
+
+
+def body(generation: Generation) -> bytes:
+    """The JSON of a generate request. Raises `InvalidRequest` for what the backend has no input for."""
+    _check(generation)
+    request: dict[str, Any] = {
+        "text_input": prompt(generation),
+        "stream": True,
+        "exclude_input_in_output": True,
+        "sampling_parameters": orjson.dumps(_sampling(generation)).decode(),
+        "return_finish_reason": True,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+    }
+    if images := generation.images:
+        request["image"] = [_encoded(image) for image in images]
+    return orjson.dumps(request)
+
+
+def _check(generation: Generation) -> None:
+    if generation.videos:
+        raise InvalidRequest(SEES_NO.format(what="videos; send frames as images"))
+    if generation.tools is not None or any(message.role == "tool" for message in generation.messages):
+        raise InvalidRequest(SEES_NO.format(what="tools"))
+    if generation.thinking.enabled:
+        raise InvalidRequest(SEES_NO.format(what="enable_thinking"))
+    if generation.sampling.logprobs is not None:
+        raise InvalidRequest(SEES_NO.format(what="logprobs"))
+
+
+def prompt(generation: Generation) -> str:
+    """The conversation in the chat template of the Qwen family (ChatML)."""
+    *earlier, last = generation.messages
+    turns = "".join(f"{_turn(message)}<|im_end|>\n" for message in earlier)
+    if last.partial:
+        return turns + _turn(last)
+    return f"{turns}{_turn(last)}<|im_end|>\n<|im_start|>assistant\n{_thoughts(generation)}"
+
+
+def _turn(message: Message) -> str:
+    return f"<|im_start|>{message.role}\n" + "".join(_part(part) for part in message.parts)
+
+
+def _part(part: Text | Image | Video) -> str:
+    return chat.neutral(part.text) if isinstance(part, Text) else PLACEHOLDER
+
+
+def _thoughts(generation: Generation) -> str:
+    """What tells a model with both modes to answer at once; one that never thinks has no such words in its template."""
+    return "<think>\n\n</think>\n\n" if generation.thinking.enabled is False else ""
+
+
+def _encoded(image: Image) -> str:
+    _, mark, encoded = image.reference.partition(";base64,")
+    if mark:
+        return encoded
+    if image.content is None:
+        raise InvalidRequest(SEES_NO.format(what=f"image by reference, such as {image.reference[:80]!r}"))
+    return pybase64.b64encode(image.content.data).decode()
+
+
+def _sampling(generation: Generation) -> dict[str, Any]:
+    sampling = generation.sampling
+    given = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        # vLLM's own default is 16 tokens, where its HTTP server fills the context.
+        "max_tokens": chat.max_tokens(generation) or 4096,
+        "seed": sampling.seed,
+        "stop": list(sampling.stop) or None,
+        "stop_token_ids": list(sampling.stop_token_ids) or None,
+        "n": sampling.n if sampling.n > 1 else None,
+        "structured_outputs": _structure(generation),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _structure(generation: Generation) -> str | None:
+    """The backend reads this one parameter as JSON within the JSON."""
+    wanted = generation.response_format
+    if wanted is None:
+        return None
+    structure = {"json_object": True} if wanted.kind == "json_object" else {"json": wanted.schema}
+    return orjson.dumps(structure).decode()
+
+
+async def _chunks(content: aiohttp.StreamReader, generation: Generation) -> AsyncGenerator[Chunk, None]:
+    """Each event as chunks; each answer's end is held back until the last event of the stream."""
+    counted = _Counted(generation)
+    async with aclosing(answer.events(content.iter_any())) as events:
+        async for event in events:
+            piece = _decoder.decode(event)
+            if piece.error is not None:
+                raise refused(500, event)
+            for chunk in counted.read(piece):
+                yield chunk
+    for chunk in counted.ends():
+        yield chunk
+
+
+class _Counted:
+    """How far each answer has come. Tokens come as differences; those of the prompt with every event."""
+
+    def __init__(self, generation: Generation) -> None:
+        tokens = [image.content.tokens if image.content is not None else None for image in generation.images]
+        known = [each for each in tokens if each is not None]
+        self._image_tokens = sum(known) if generation.images and len(known) == len(tokens) else None
+        self._n = generation.sampling.n
+        self._output = 0
+        self._input = 0
+        self._reasons: dict[int, FinishReason] = {}
+
+    @property
+    def _usage(self) -> Usage:
+        return Usage(self._input, self._output, self._image_tokens)
+
+    def read(self, piece: _Piece) -> list[Chunk]:
+        self._input = piece.num_input_tokens or self._input
+        self._output += sum(_listed(piece.num_output_tokens))
+        for number, reason in enumerate(_listed(piece.finish_reason)):
+            if reason in ("stop", "length"):
+                self._reasons.setdefault(number, "length" if reason == "length" else "stop")
+        texts = _listed(piece.text_output)
+        return [Chunk(text, self._usage, None, number) for number, text in enumerate(texts) if text]
+
+    def ends(self) -> list[Chunk]:
+        if len(self._reasons) < self._n:
+            raise EngineUnavailable(retry_after=RETRY_AFTER)
+        return [Chunk("", self._usage, self._reasons[number], number) for number in range(self._n)]
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def refused(status: int, told: bytes) -> Exception:
+    """The error for what Triton says with a status other than 200, or in an event."""
+    try:
+        text = _decoder.decode(told).error or ""
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        text = ""
+    if "unknown model" in text or "is not ready" in text or "unavailable" in text.lower():
+        log.warning("triton: %s", text[:300])
+        return EngineUnavailable(retry_after=RETRY_AFTER)
+    if status == 400:
+        return InvalidRequest(text[:500] or None)
+    return refusal(status, text) if text else GenerationFailed()
