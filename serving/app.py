@@ -35,6 +35,7 @@ from serving.layers.keeping import Keeping, recorder_of
 from serving.layers.limited import Limited
 from serving.layers.permitted import Inspected, Permitted
 from serving.layers.resolved import Resolved
+from serving.layers.separated import Separated
 from serving.media import assembly
 from serving.media.service import Media
 from serving.metrics import Metrics, Observed, prices_of
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 
 def layered(engine: Engine, settings: Settings, media: Media, keeping: Keeping) -> Engine:
     """The layers around the engine; a request meets the last one named here first."""
+    if not settings.cache_shared:
+        engine = Separated(engine)
     engine = Admitted(
         engine,
         max_in_flight=settings.max_in_flight,

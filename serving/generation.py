@@ -234,6 +234,8 @@ class Generation:
     caching: Caching = "use"
     resolve_oss: bool = False
     """Whether the client asked for its uploads to be looked up; else an oss:// reference is no valid URL."""
+    salt: str = ""
+    """What an engine remembers of a request is for those with the same salt alone; empty is for everybody."""
 
     @property
     def images(self) -> tuple[Image, ...]:

@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(default=1, ge=1, le=64, description="processes that serve together, of one core each")
     admin_host: str = Field(default="127.0.0.1", min_length=1, description="address of the port for operators")
     admin_port: int | None = Field(
         default=None, ge=0, le=65535, description="port for operators, with /metrics and the probes; none: neither"
@@ -125,7 +126,9 @@ class Settings(BaseSettings):
     cache_all: bool = Field(
         default=False, description="keep answers without temperature 0 or a seed, too, though they would vary"
     )
-    cache_shared: bool = Field(default=False, description="answer a key with what another key was answered")
+    cache_shared: bool = Field(
+        default=False, description="answer a key with what another key was answered; engines share prompts, too"
+    )
     cache_revision: str | None = Field(
         default=None, description="change it with the model, where a cache outlives the server"
     )

@@ -66,6 +66,8 @@ def _request(generation: Generation, model: str) -> dict[str, Any]:
         request["stream_interval"] = STREAM_INTERVAL
     if generation.videos:
         request["media_io_kwargs"] = {"video": _video_options(generation.videos)}
+    if generation.salt:
+        request["cache_salt"] = generation.salt
     if generation.priority == "background":
         request["priority"] = BACKGROUND
     if generation.messages[-1].partial:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from serving.engine import tokens, work
 from serving.engine.base import Engine
@@ -40,7 +42,7 @@ class Reusing(Layer):
         if self._misses >= MAX_MISSES or not generation.images:
             attempts = [generation]
         else:
-            named = with_images(generation, _name)
+            named = with_images(generation, partial(_name, generation.salt))
             lean = with_images(named, self._omit)
             attempts = [lean, named] if lean != named else [named]
         for number, attempt in enumerate(attempts, 1):
@@ -98,5 +100,9 @@ def with_images(generation: Generation, change: Callable[[Image], Image]) -> Gen
     return replace(generation, messages=tuple(message(each) for each in generation.messages))
 
 
-def _name(image: Image) -> Image:
-    return image if image.content is None else replace(image, uuid=image.content.digest)
+def _name(salt: str, image: Image) -> Image:
+    """By its digest, and for those with the same salt alone."""
+    if image.content is None:
+        return image
+    digest = image.content.digest
+    return replace(image, uuid=hashlib.sha256((salt + digest).encode()).hexdigest() if salt else digest)
