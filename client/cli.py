@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,20 @@ from typing import Any
 import click
 
 from client.errors import ConfigurationError, HomescopeError
+from client.limits import Limits, Quota, default_path
+from client.limits import published as published_quota
+from client.manifests import is_manifest
 from client.models import DEFAULT_MODEL, Answer, Job
 from client.pace import Pace
+from client.prices import Price
+from client.prices import published as published_price
 from client.retry import Policy
 from client.scoring import Expected
 from client.session import API_KEY_NAME, BASE_URL_NAME, DEFAULT_TIMEOUT, ImageInput, Session
 from client.sources import check_sources
 from client.structured import read_schema, validated
-from client.terminal import INTERRUPTED, Plan, complain, run
+from client.tables import check_parquet
+from client.terminal import INTERRUPTED, Plan, complain, foretell, run
 
 _PATIENCE = Policy(attempts=3, throttled_attempts=5, longest_retry_after=15.0)
 """Of someone who waits for one answer before a silent terminal."""
@@ -62,6 +69,13 @@ def _parameters(ctx: click.Context, param: click.Parameter, values: Sequence[str
     return parameters
 
 
+def _price(ctx: click.Context, param: click.Parameter, value: str | None) -> Price | None:
+    try:
+        return None if value is None else Price.parse(value)
+    except ConfigurationError as error:
+        raise click.BadParameter(error.message, ctx, param) from error
+
+
 def _words(ctx: click.Context, param: click.Parameter, value: str) -> str:
     try:
         value.encode()
@@ -75,7 +89,6 @@ def _words(ctx: click.Context, param: click.Parameter, value: str) -> str:
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command which asks has."""
     options = [
-        click.option("--prompt", required=True, callback=_words, help="The question."),
         click.option("--model", default=DEFAULT_MODEL, show_default=True, help="A model that the server knows."),
         click.option("--schema", type=click.Path(path_type=Path), help="JSON Schema that the answer has to fit."),
         click.option(
@@ -101,6 +114,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--prompt", required=True, callback=_words, help="The question.")
 @_shared
 @click.option("--stream", is_flag=True, help="Print the answer as it is spoken.")
 def ask(
@@ -116,6 +130,12 @@ def ask(
 
 @main.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "--prompt",
+    default="",
+    callback=_words,
+    help="The question. For a manifest a template, with its columns in braces; its own column prompt comes first.",
+)
 @_shared
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Results, JSON lines.")
 @click.option("--concurrency", type=_Concurrency(), default="auto", show_default=True, help="Requests in flight.")
@@ -128,12 +148,25 @@ def ask(
 @click.option("--quiet", is_flag=True, help="Print nothing unless something is wrong.")
 @click.option("--keep-going", is_flag=True, help="Go on even when the first images are all refused alike.")
 @click.option("--retry-failed", is_flag=True, help="Ask those again whose answer did not fit the schema.")
+@click.option("--parquet", type=click.Path(dir_okay=False, path_type=Path), help="Results as a table, too.")
+@click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it takes and costs; send nothing.")
+@click.option(
+    "--heartbeat", type=click.Path(dir_okay=False, path_type=Path), help="Counts as JSON, replaced every 5 seconds."
+)
+@click.option("--price", callback=_price, metavar="IN:OUT[:CUR]", help="What a million tokens cost, as 0.15:1.5:CNY.")
+@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Requests per minute, for all runs together.")
+@click.option("--tpm", type=click.FloatRange(min=0, min_open=True), help="Tokens per minute, for all runs together.")
+@click.option(
+    "--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds after which an image is not asked again."
+)
 def batch(
     sources: Sequence[str], prompt: str, model: str, schema: Path | None, parameters: dict[str, Any],
     base_url: str | None, api_key: str | None, timeout: float, out: Path, concurrency: Pace, expected: Path | None,
     min_right: float | None, page: Path | None, show: bool, quiet: bool, keep_going: bool, retry_failed: bool,
+    parquet: Path | None, dry_run: bool, heartbeat: Path | None, price: Price | None, rpm: float | None,
+    tpm: float | None, deadline: float | None,
 ) -> None:  # fmt: skip
-    """The same question about every image of folders, files and patterns.
+    """A question about every image of folders, files, patterns, PDFs, URLs, buckets and manifests.
 
     Running it again goes on where it was: what is answered is not asked again. Exit code 0: all done, 1: some failed,
     2: nothing to do or something to put right first, 130: interrupted.
@@ -141,15 +174,24 @@ def batch(
     with _explained():
         if min_right is not None and expected is None:
             raise ConfigurationError("--min-right needs --expected: which answers are right?")
+        if not prompt and not any(is_manifest(source) for source in sources):
+            raise ConfigurationError("no --prompt: what is the question?")
+        if parquet is not None:
+            check_parquet()
         check_sources(sources)
+        address = base_url or os.environ.get(BASE_URL_NAME, "")
+        quota = Quota(rpm, tpm) if rpm or tpm else published_quota(address, model)
         plan = Plan(
             sources=sources, out=out, pace=concurrency, page=page, min_right=min_right, quiet=quiet, show=show,
             job=Job(prompt, model, None if schema is None else read_schema(schema), parameters),
             expected=Expected({}) if expected is None else Expected.read(expected),
             own=[path for path in (page, expected, schema) if path is not None],
-            keep_going=keep_going, retry_failed=retry_failed,
+            keep_going=keep_going, retry_failed=retry_failed, parquet=parquet, heartbeat=heartbeat,
+            price=price or published_price(address, model), retry=Policy(deadline=deadline),
         )  # fmt: skip
-        sys.exit(_run(_batch(_Server(base_url, api_key, timeout), plan)))
+        if dry_run:
+            sys.exit(foretell(plan, quota))
+        sys.exit(_run(_batch(_Server(base_url, api_key, timeout), plan, quota)))
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
@@ -202,6 +244,10 @@ async def _spoken(session: Session, images: list[ImageInput], job: Job) -> Answe
     return answer
 
 
-async def _batch(server: _Server, plan: Plan) -> int:
+async def _batch(server: _Server, plan: Plan, quota: Quota) -> int:
     async with server.session(Policy()) as session:
-        return await run(session, plan)
+        if not quota:
+            return await run(session, plan)
+        with closing(Limits(quota, default_path(), (session.base_url, session.account, plan.job.model))) as limits:
+            plan.pace.limits = limits
+            return await run(session, plan)

@@ -75,6 +75,28 @@ class Ledger:
             self._db.close()
             raise
 
+    @classmethod
+    @contextmanager
+    def reading(cls, out: Path, job: Job) -> Iterator[Ledger | None]:
+        """The ledger as it is, for `find` and `records` only: nothing is made or changed. None when there is none.
+
+        Raises:
+            LedgerError: as the constructor.
+        """
+        path = out.with_name(out.name + ".ledger")
+        if not path.exists():
+            yield None
+            return
+        ledger = cls.__new__(cls)
+        ledger.out, ledger.path, ledger._job, ledger._lines = out, path, job.fingerprint, None
+        with _explained(path):
+            ledger._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.5)
+            try:
+                ledger._db.execute("SELECT 1 FROM states LIMIT 1").fetchone()
+                yield ledger
+            finally:
+                ledger._db.close()
+
     def _refuse_what_is_not_ours(self) -> None:
         if self.out.exists() and not self.out.is_file():
             raise LedgerError(f"{self.out} is not a regular file: choose another --out")

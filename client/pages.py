@@ -90,7 +90,7 @@ def _opened(path: Path, stamp: tuple[int, int]) -> pypdfium2.PdfDocument:
 
 
 def _drawn(path: Path, number: int) -> bytes:
-    import pypdfium2  # type: ignore[import-untyped]
+    import pypdfium2
 
     with _PDFIUM:
         document = _opened(path, _stamp(path))

@@ -187,7 +187,7 @@ def _content(record: Record, expected: Expected) -> str:
     if isinstance(record, Skipped):
         return f'<p class="reason">{escape(record.reason)}</p>'
     reason = f'<p class="reason">{escape(record.reason)}</p>' if isinstance(record, Failed) else ""
-    known = expected.get(record.file, _UNKNOWN)
+    known = expected.of(record, _UNKNOWN)
     value = _value(record.answer)
     sections = [] if record.answer is None else [_section("Answer", _answer(record.answer, value, known))]
     if known is not _UNKNOWN and not expected.right(record):

@@ -64,9 +64,14 @@ class Expected:
         ends = (parts[start:] for start in range(len(parts)))
         return next((self._values[end] for end in ends if end in self._values), default)
 
+    def of(self, record: Record, default: Any = None) -> Any:
+        """The known answer of a record: of its name, or of its only image where it is a row of a manifest."""
+        names = [record.file, *(record.images if len(record.images) == 1 else ())]
+        return next((self.get(name) for name in names if self.get(name, _UNKNOWN) is not _UNKNOWN), default)
+
     def right(self, record: Record) -> bool | None:
         """Whether the record's answer is exactly the expected one; None where none is known or nothing was asked."""
-        known = self.get(record.file, _UNKNOWN)
+        known = self.of(record, _UNKNOWN)
         if isinstance(record, Skipped) or known is _UNKNOWN:
             return None
         return isinstance(record, Done) and is_right(record.answer, known)

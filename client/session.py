@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import json
 import os
@@ -92,6 +93,11 @@ class Session:
         self._http = connections(timeout, here=_is_here(httpx.URL(self.base_url).host), transport=transport)
         self._uploads = Uploads(self._http, self.base_url, self._headers["Authorization"], delivery)
         self._unguided: set[str] = set()
+
+    @property
+    def account(self) -> str:
+        """What tells this session's account from others: a hash of its key."""
+        return hashlib.sha256(self._headers["Authorization"].encode()).hexdigest()[:16]
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,14 +23,20 @@ from client.errors import (
     Unauthorized,
     UnusableImage,
 )
+from client.estimate import Estimate, estimate
 from client.ledger import Ledger
+from client.limits import Quota
 from client.models import Done, Failed, Job, Record
 from client.pace import Pace
-from client.progress import Progress, duration
+from client.prices import Price
+from client.progress import Heartbeat, Progress, duration
+from client.questions import Question
 from client.report import Summary, kind, summarise, write_page
+from client.retry import DEFAULT, Policy
 from client.scoring import Expected
 from client.session import API_KEY_NAME, BASE_URL_NAME, Session
-from client.sources import walk
+from client.sources import questions
+from client.tables import write_parquet
 
 SOME_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit codes beside 0. The second is also that of a wrong option."""
@@ -53,6 +59,8 @@ class Plan:
     Attributes:
         own: files that belong to the run and are no images of it, wherever they lie.
         min_right: the least share of known answers to be read exactly right, 0 to 1.
+        retry: when and how often to ask again.
+        price: of the model's tokens, None where it is not known.
         The others are the command's options.
     """
 
@@ -68,12 +76,20 @@ class Plan:
     show: bool = False
     keep_going: bool = False
     retry_failed: bool = False
+    parquet: Path | None = None
+    heartbeat: Path | None = None
+    price: Price | None = None
+    retry: Policy = DEFAULT
 
-    def paths(self) -> Iterator[Path]:
-        """The files to look at, drawn anew at every call."""
+    def questions(self) -> Iterator[Question]:
+        """What to ask, drawn anew at every call."""
         beside = [self.out.with_name(self.out.name + end) for end in _OUT_ENDS]
-        half_written = [] if self.page is None else [self.page.with_name(self.page.name + ".new")]
-        return walk(self.sources, [*self.own, *beside, *half_written])
+        written = [path for path in (self.page, self.parquet, self.heartbeat) if path is not None]
+        half_written = [path.with_name(path.name + ".new") for path in written]
+        return questions(self.sources, self.job.prompt, [*self.own, *beside, *written, *half_written])
+
+    def count(self) -> int:
+        return sum(1 for _ in self.questions())
 
 
 async def run(session: Session, plan: Plan) -> int:
@@ -92,6 +108,7 @@ async def run(session: Session, plan: Plan) -> int:
         batch = _batch(session, ledger, plan, console)
         stopped = await _asked(batch, plan, console)
         summary = _summary(ledger, plan, console)
+        _write_parquet(ledger, plan, console)
         failures = list(islice((record for record in ledger.records() if isinstance(record, Failed)), _SHOWN_FAILURES))
     code = _outcome(batch, summary, plan, stopped)
     if not plan.quiet or code:
@@ -100,6 +117,39 @@ async def run(session: Session, plan: Plan) -> int:
         alike = f"the first {SAME_REFUSAL} images all failed so: put it right, or go on regardless with --keep-going"
         complain(stopped, alike if batch.refused_alike else "")
     return code
+
+
+def foretell(plan: Plan, quota: Quota) -> int:
+    """`--dry-run`: what the batch would ask, take and cost. Nothing is sent and nothing written.
+
+    Returns:
+        The exit code: 0, or `UNUSABLE` when there is nothing to ask about.
+    """
+    told = estimate(plan.questions(), plan.job, plan.out)
+    _tell(_foretold(told, plan, quota))
+    return UNUSABLE if told.found == sum(told.skipped.values()) else 0
+
+
+def _foretold(told: Estimate, plan: Plan, quota: Quota) -> Iterator[str]:
+    yield f"{told.found} questions: {told.asked} to ask, {told.answered} answered already, {told.duplicates} duplicates"
+    for reason, count in sorted(told.skipped.items(), key=lambda each: -each[1])[:_SHOWN_FAILURES]:
+        yield f"skipped: {count} because of: {reason}"
+    yield f"tokens:  about {told.input_tokens:,.0f} in, {told.output_tokens:,.0f} out"
+    seconds = told.seconds(plan.pace.ceiling, quota.rpm, quota.tpm)
+    known = f"at least {duration(seconds)}" if seconds is not None else "not known before the first answers"
+    yield f"time:    {known}, with {plan.pace.ceiling} in flight"
+    price = plan.price
+    yield f"price:   {f'about {price.shown(told.cost(price))}' if price else 'not known here: --price IN:OUT:CURRENCY'}"
+
+
+def _write_parquet(ledger: Ledger, plan: Plan, console: Console) -> None:
+    if plan.parquet is None:
+        return
+    try:
+        write_parquet(plan.parquet, ledger.records())
+    except OSError as error:
+        where = f"{plan.parquet} could not be written: {error.strerror or error}"
+        console.print(f"{where}; the results are in {plan.out}")
 
 
 def complain(error: HomescopeError, advice: str = "") -> int:
@@ -129,6 +179,7 @@ def _batch(session: Session, ledger: Ledger, plan: Plan, console: Console) -> Ba
         plan.job,
         ledger,
         pace=plan.pace,
+        retry=plan.retry,
         keep_going=plan.keep_going,
         retry_failed=plan.retry_failed,
         on_record=show,
@@ -143,14 +194,16 @@ def _shown(record: Record, expected: Expected) -> Text:
 
 async def _asked(batch: Batch, plan: Plan, console: Console) -> HomescopeError | None:
     """Runs the batch to its end. What ended it early is returned, so that the results are written all the same."""
-    progress = Progress(batch, console, lambda: sum(1 for _ in plan.paths()))
+    heartbeat = None if plan.heartbeat is None else Heartbeat(plan.heartbeat)
+    shown = None if plan.quiet else console
+    progress = Progress(batch, shown, plan.count, price=plan.price, heartbeat=heartbeat)
     try:
         with _interruptible(batch, console):
-            if plan.quiet:
-                await batch.run(plan.paths())
+            if plan.quiet and heartbeat is None:
+                await batch.run(plan.questions())
             else:
                 async with progress.shown():
-                    await batch.run(plan.paths())
+                    await batch.run(plan.questions())
     except HomescopeError as error:
         return error
     return None
@@ -212,13 +265,16 @@ def _lines(
     before = f" ({totals.resumed} of them in an earlier run)" if totals.resumed else ""
     counts = f"{totals.done} done, {totals.failed} failed, {totals.skipped} skipped{before}"
     tokens = f"{totals.usage.input_tokens:,} tokens in, {totals.usage.output_tokens:,} out"
-    yield f"{totals.ended} files: {counts}; {duration(seconds)}; {tokens}"
+    cost = f"; {plan.price.shown(plan.price.of(totals.usage))}" if plan.price else ""
+    yield f"{totals.ended} files: {counts}; {duration(seconds)}; {tokens}{cost}"
     yield from (f"failed:  {failure.file}: {failure.reason}" for failure in failures)
     if summary.score.total:
         colour = "green" if summary.score.share >= (plan.min_right or 1) else "red"
         yield Text(f"{summary.score.right}/{summary.score.total} charts read exactly right", style=f"bold {colour}")
     yield from _problems(batch, summary, plan)
     yield f"results: {plan.out}"
+    if plan.parquet is not None and plan.parquet.exists():
+        yield f"parquet: {plan.parquet}"
     if plan.page is not None and plan.page.exists():
         yield f"page:    {plan.page}"
 
@@ -230,6 +286,10 @@ def _problems(batch: Batch, summary: Summary, plan: Plan) -> Iterator[str]:
         yield "run the same command again to ask the failed ones again" + (
             "; with --retry-failed also those whose answer did not fit the schema" if unfit else ""
         )
+    if totals.flawed:
+        yield f"{totals.flawed} answers are cut off at the token limit or go round in circles: `flaw` in the results"
+    if totals.duplicates:
+        yield f"{totals.duplicates} repeat an image that was asked about anyway: `duplicate_of` in the results"
     if not (totals.ended or batch.stopping):
         yield "there is no file to ask about: name other sources"
     elif totals.ended == totals.skipped > 0:
