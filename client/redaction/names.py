@@ -48,7 +48,7 @@ _LABELED_ENGLISH = re.compile(
     rf"|(?<![A-Za-z])(?:{_TITLES})\.? ?(?P<titled>{_ENGLISH})"
 )
 _MIXED = re.compile(rf"(?:{_LABELS})(?:签字|签名)?{_AFTER}(?P<value>{_ENGLISH})")
-_KNOWN = re.compile(rf"(?<![A-Za-z])(?:{_GIVEN}) ?(?:[A-Z]\. ?)?[A-Z][a-z'’-]+(?![A-Za-z])")
+_KNOWN = re.compile(rf"(?<![A-Za-z])(?P<value>(?:{_GIVEN}) ?(?:[A-Z]\. ?)?[A-Z][a-z'’-]+)(?![A-Za-z])")
 _HEADER = re.compile(rf"(?:{_LABELS}|(?i:(?:full |account |customer |employee |client )?(?:{_LABELS_ENGLISH})))[:：]?")
 _PERSON = re.compile(rf"[\u4e00-\u9fff]{{2,4}}|{_CHINESE}|{_ENGLISH}")
 
@@ -98,10 +98,9 @@ def _labeled(text: str) -> Iterator[Span]:
         group = "value" if match["value"] else "titled"
         if not _is_other(match[group]):
             yield Span("name", *match.span(group))
-    for pattern, group in ((_MIXED, "value"), (_KNOWN, 0)):
-        for match in pattern.finditer(text):
-            if not _is_other(match[group]):
-                yield Span("name", *match.span(group))
+    for match in [*_MIXED.finditer(text), *_KNOWN.finditer(text)]:
+        if not _is_other(match["value"]):
+            yield Span("name", *match.span("value"))
 
 
 def _is_other(value: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any, TypeAlias
 
@@ -50,7 +51,7 @@ class Reader:
     def __init__(self, threads: int = 1) -> None:
         from rapidocr import RapidOCR
 
-        self._engine: Any = RapidOCR(
+        engine: Any = RapidOCR(
             params={
                 "EngineConfig.onnxruntime.intra_op_num_threads": threads,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
@@ -60,7 +61,8 @@ class Reader:
                 "Global.text_score": 0.0,
             }
         )
-        self._engine.update_params(return_word_box=True, return_single_char_box=True)
+        engine.update_params(return_word_box=True, return_single_char_box=True)
+        self._engine = engine
 
     def read(self, pixels: Pixels) -> list[Line]:
         """Lines of an RGB image, whichever way up it is; quads in its own pixels."""
@@ -145,7 +147,7 @@ def _characters(text: str, words: Any, quad: NDArray[np.float64]) -> list[NDArra
 def _shares(count: int, quad: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     top, bottom = quad[1] - quad[0], quad[2] - quad[3]
     edges = [(quad[0] + top * at / count, quad[3] + bottom * at / count) for at in range(count + 1)]
-    return [np.array([a[0], b[0], b[1], a[1]]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [np.array([a[0], b[0], b[1], a[1]]) for a, b in pairwise(edges)]
 
 
 def _turns(lines: list[Line], flipped: list[bool]) -> int:

@@ -43,6 +43,9 @@ class Redactor:
         timeout: seconds for one image, after which it counts as unchecked.
         audit: a file to which a JSON line is added for every image: its digest, and what was masked.
 
+    Attributes:
+        workers: how many images are looked at at a time.
+
     Raises:
         ConfigurationError: the extra is not installed, or `audit` cannot be written.
     """
@@ -62,6 +65,7 @@ class Redactor:
         self._free: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()
         for worker in self._all:
             self._free.put_nowait(worker)
+        self.workers = count
         self._timeout = timeout
         self._audit = None if audit is None else _opened(audit)
         self._kept: OrderedDict[bytes, Redacted] = OrderedDict()

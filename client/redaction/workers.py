@@ -32,20 +32,20 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._images = 0
 
-    async def look(self, data: bytes, show: bool, timeout: float) -> tuple[dict[str, Any], bytes]:
+    async def look(self, data: bytes, show: bool, patience: float) -> tuple[dict[str, Any], bytes]:
         """The reply of the process and its image.
 
         Raises:
-            Unchecked: it says that it cannot, it died, or `timeout` seconds went by.
+            Unchecked: it says that it cannot, it died, or `patience` seconds went by.
         """
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 process = await self._running()
                 await _send(process, {"preview": show}, data)
                 reply, image = await _receive(process)
         except TimeoutError:
             await self.end()
-            raise Unchecked(f"looking it through for personal data took more than {timeout:.0f} s") from None
+            raise Unchecked(f"looking it through for personal data took more than {patience:.0f} s") from None
         except _ENDINGS:
             raise Unchecked(await self._last_words()) from None
         except BaseException:
