@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,19 +141,24 @@ class Generator:
         self._start = time.perf_counter_ns()
 
     async def open(self, asks: Iterable[Ask], dues: Iterable[float]) -> None:
-        """One request at each of the times, in seconds from now; returns when all have ended."""
+        """One request at each of the times, in seconds from now; returns when all have ended.
+
+        Requests in a list are sent again and again, an iterator's once; the shorter of both ends the load.
+        """
         prepared = self._prepared(asks)
-        ready = next(prepared)
+        ready = next(prepared, None)
         self._start = time.perf_counter_ns()
         async with asyncio.TaskGroup() as group:
             for number, due in enumerate(dues):
+                if ready is None:
+                    return
                 intended = round(due * 1e9)
                 if (early := intended - self._now()) > 0:
                     await asyncio.sleep(early / 1e9)
                 group.create_task(self._held(number, intended, *ready))
                 # The next one is built while there is time, and is ready when it is due.
                 await asyncio.sleep(0)
-                ready = next(prepared)
+                ready = next(prepared, None)
 
     async def closed(self, asks: Iterable[Ask], users: int, seconds: float) -> None:
         """So many users, each asking again once it is answered, until the time is over."""
@@ -161,8 +166,7 @@ class Generator:
         self._start = time.perf_counter_ns()
 
         async def user() -> None:
-            while self._now() < seconds * 1e9:
-                ready = next(prepared)
+            while self._now() < seconds * 1e9 and (ready := next(prepared, None)) is not None:
                 now = self._now()
                 await self._one(next(numbers), now, now, 0, *ready)
 
@@ -174,9 +178,9 @@ class Generator:
         return time.perf_counter_ns() - self._start
 
     def _prepared(self, asks: Iterable[Ask]) -> Iterator[tuple[Ask, bytes, bytes]]:
-        """Each request with the bytes to send, the given ones again and again."""
+        """Each request with the bytes to send; a list of them again and again."""
         target, links = self._target, self._links
-        for ask in itertools.chain.from_iterable(itertools.repeat(asks)):
+        for ask in itertools.cycle(asks) if isinstance(asks, Sequence) else asks:
             body = target.dialect.body(ask, target.model, target.extra)
             yield ask, links.head(target.dialect.path, target.dialect.headers(), len(body)), body
 

@@ -159,8 +159,8 @@ class Engine:
 
     async def until(self, when: float) -> None:
         """Waits for a time of the monotonic clock (uvloop's own has whole milliseconds), and for the end of a stall."""
-        while (late := max(when, self._stalled_until) - time.monotonic()) > 0:
-            await asyncio.sleep(late)  # noqa: ASYNC110 -- a stall may begin while it sleeps
+        while (late := max(when, self._stalled_until) - time.monotonic()) > 0:  # noqa: ASYNC110 -- stalls come meanwhile
+            await asyncio.sleep(late)
 
     async def run(self, work: Callable[[], Any]) -> None:
         """Does `work` within a slot."""

@@ -1,13 +1,14 @@
 """One line of JSON for each request, and nothing thrown away: every number of a report is made from these.
 
-The first line of a file is the run: {"run": {...}} with commit, machine, versions, seed and workload.
+The first line of a file is the run: {"run": {...}} with commit, machine, versions, seed and workload. Another such line
+at the end adds what is known only then.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -78,11 +79,15 @@ _NAMES = [each.name for each in fields(Record)]
 
 
 class Writer:
-    """A file of records, written as they come."""
+    """A file of records, written as they come, so that a run which is killed loses only its last moments."""
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
         self._file: TextIO = path.open("w", encoding="utf-8")
-        self._file.write(json.dumps({"run": run}, ensure_ascii=False) + "\n")
+        self.tell(run)
+
+    def tell(self, run: Mapping[str, Any]) -> None:
+        """Adds to what is known of the run."""
+        self._file.write(json.dumps({"run": run}, ensure_ascii=False, default=str) + "\n")
 
     def write(self, record: Record) -> None:
         self._file.write(json.dumps({name: getattr(record, name) for name in _NAMES}, separators=(",", ":")) + "\n")
@@ -105,7 +110,11 @@ def read(path: Path) -> tuple[dict[str, Any], list[Record]]:
     records = []
     for number, line in enumerate(lines, start=2):
         try:
-            records.append(Record(**json.loads(line)))
+            entry = json.loads(line)
+            if "run" in entry:
+                run |= entry["run"]
+            else:
+                records.append(Record(**entry))
         except (ValueError, TypeError) as error:
             if line.endswith("\n"):
                 raise BadRecords(f"{path}, line {number}: {error}") from error
@@ -118,7 +127,3 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise BadRecords(f"{path} cannot be read: {error}") from error
-
-
-def to_dict(record: Record) -> dict[str, Any]:
-    return asdict(record)

@@ -18,7 +18,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,11 @@ class Picture:
     tail: bytes
     pixels: int
     media_type: str = "image/png"
+    url: str = ""
+
+    def behind(self, url: str) -> Picture:
+        """The same picture, which the server has to fetch."""
+        return replace(self, url=url)
 
     @property
     def data(self) -> bytes:
@@ -63,7 +68,7 @@ class Picture:
 
     @cached_property
     def uri(self) -> str:
-        return f"data:{self.media_type};base64,{_base64(self.head)}{base64.b64encode(self.tail).decode()}"
+        return self.url or f"data:{self.media_type};base64,{_base64(self.head)}{base64.b64encode(self.tail).decode()}"
 
     @property
     def digest(self) -> str:
