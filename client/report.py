@@ -10,18 +10,28 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, TextIO
 
 from PIL import Image, ImageOps
 
 from client.models import Done, Failed, Job, Record, Skipped, Usage, is_copy
+from client.pages import Page
 from client.scoring import Expected, Score, same
 from client.structured import json_in
 
 THUMBNAIL = (760, 560)
 """Pixels: twice what the page shows, for dense screens."""
+
+SHOWN = 100
+"""Cards that a browser lays out at first; the others wait as inert templates until one scrolls or filters to them."""
+
+THUMBNAILS_BYTES = 48_000_000
+"""All thumbnails together: more would make a page that browsers open slowly. Errors come first, and get theirs."""
+
+_SIZES = ((500, (760, 560)), (5_000, (380, 280)), (50_000, (240, 180)))
 
 _MAX_PIXELS = 50_000_000
 _ORDER = ("failed", "wrong", "skipped", "done", "right")
@@ -66,13 +76,39 @@ def write_page(
     try:
         with new.open("w", encoding="utf-8") as file:
             file.write(_head(title, job, summary))
-            for wanted in _ORDER:
-                file.writelines(_card(record, expected) for record in records() if kind(record, expected) == wanted)
+            _write_cards(file, _sorted(records, expected, summary), _Pictures(summary.kinds.total()), expected)
             file.write(_template("page_end.html").substitute(footer=_footer(summary)))
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
     return summary
+
+
+def _sorted(records: Callable[[], Iterable[Record]], expected: Expected, summary: Summary) -> Iterator[Record]:
+    for wanted in _ORDER:
+        if summary.kinds[wanted]:
+            yield from (record for record in records() if kind(record, expected) == wanted)
+
+
+def _write_cards(file: TextIO, records: Iterator[Record], pictures: _Pictures, expected: Expected) -> None:
+    file.writelines(_card(record, expected, pictures) for record in islice(records, SHOWN))
+    while chunk := [_card(record, expected, pictures) for record in islice(records, SHOWN)]:
+        file.write(f"<template>\n{''.join(chunk)}</template>\n")
+
+
+class _Pictures:
+    """Thumbnails, smaller the more there are, until all together are `THUMBNAILS_BYTES`."""
+
+    def __init__(self, count: int) -> None:
+        self._size = next((size for most, size in _SIZES if count <= most), None)
+        self._left = THUMBNAILS_BYTES
+
+    def of(self, record: Record) -> str | None:
+        if self._size is None or self._left <= 0:
+            return None
+        source = thumbnail(record.images[0] if record.images else record.file, self._size)
+        self._left -= len(source or "")
+        return source
 
 
 def summarise(records: Iterable[Record], expected: Expected) -> Summary:
@@ -98,20 +134,28 @@ def kind(record: Record, expected: Expected) -> str:
     return {True: "right", False: "wrong", None: "done"}[expected.right(record)]
 
 
-def thumbnail(path: Path) -> str | None:
-    """A small copy as a data URI; None when the file is gone, unreadable or far too large to decode."""
+def thumbnail(name: str | Path, size: tuple[int, int] = THUMBNAIL) -> str | None:
+    """A small copy of a record's image as a data URI; None when it is gone, unreadable, far too large, or elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as image:
+            with Image.open(_opened(str(name))) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     return None
-                image.draft("RGB", THUMBNAIL)
+                image.draft("RGB", size)
                 small = ImageOps.exif_transpose(image)
-                small.thumbnail(THUMBNAIL)
+                small.thumbnail(size)
                 return _webp(small)
         except Exception:  # damaged files make Pillow raise anything: struct.error, TypeError, ...
             return None
+
+
+def _opened(name: str) -> Path | io.BytesIO:
+    """Where the image of a record is: its file, or the page of a PDF drawn again."""
+    path, separator, number = name.rpartition("#page=")
+    if separator and number.isdecimal() and path.lower().endswith(".pdf"):
+        return io.BytesIO(Page(Path(os.fsdecode(path)), int(number)).read())
+    return Path(os.fsdecode(name))
 
 
 def _webp(image: Image.Image) -> str:
@@ -159,9 +203,9 @@ def _footer(summary: Summary) -> str:
     return f"{summary.kinds.total():,} images. This page needs no network: everything it shows is inside it."
 
 
-def _card(record: Record, expected: Expected) -> str:
+def _card(record: Record, expected: Expected, pictures: _Pictures) -> str:
     name = kind(record, expected)
-    source = thumbnail(Path(os.fsdecode(record.file)))
+    source = pictures.of(record)
     picture = f'<img src="{source}" alt="" loading="lazy">' if source else '<span class="none">no preview</span>'
     return (
         f'<article class="card {name}"><div class="picture">{picture}</div><div class="body">'
@@ -177,7 +221,8 @@ def _facts(record: Record) -> str:
     if isinstance(record, Done):
         facts = [f"{record.seconds:.1f} s", f"{record.usage.total_tokens:,} tokens"]
         cut = ["cut off at the token limit"] if record.finish_reason == "length" else []
-        return ", ".join([*facts, *cut, *twin])
+        circles = ["goes round in circles"] if record.flaw == "repeats" else []
+        return ", ".join([*facts, *(["mended"] if record.mended else []), *cut, *circles, *record.images, *twin])
     status = [f"HTTP {record.status}"] if record.status else []
     request = [f"request {record.request_id}"] if record.request_id else []
     return ", ".join([*status, *filter(None, [record.code]), f"attempts: {record.attempts}", *request, *twin])

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from client.models import Done, Failed, Job, Record, Skipped, Usage
-from client.report import THUMBNAIL, Summary, thumbnail, write_page
+from client.report import SHOWN, THUMBNAIL, Summary, thumbnail, write_page
 from client.scoring import Expected, Score
 from tests.client.conftest import png
 
@@ -157,6 +158,28 @@ def test_the_page_is_replaced_in_one_step(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk"):
         write_page(path, failing, JOB)
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_many_cards_wait_as_templates(tmp_path: Path) -> None:
+    html, cards, _ = page(tmp_path / "p.html", [done(f"{number}.png", f"words {number}") for number in range(250)])
+    assert len(cards.kinds) == 250
+    assert html.count("<template>") == html.count("</template>") == 2
+    assert html.split("<template>")[0].count("<article") == SHOWN
+
+
+def test_many_thumbnails_are_small(tmp_path: Path, image: Path) -> None:
+    _, few, _ = page(tmp_path / "few.html", [done(image, "x")])
+    _, many, _ = page(tmp_path / "many.html", [done(image, "x"), *(done("gone", str(n)) for n in range(600))])
+    assert len(many.addresses) == len(few.addresses) == 1
+    with Image.open(io.BytesIO(base64.b64decode(many.addresses[0].partition(",")[2]))) as small:
+        assert small.size == (373, 280)
+
+
+def test_a_row_shows_its_first_image(tmp_path: Path, image: Path) -> None:
+    row = replace(done("m.csv#2", "x"), images=(str(image), "b.png"))
+    html, cards, _ = page(tmp_path / "p.html", [row])
+    assert len(cards.addresses) == 1
+    assert "b.png" in html
 
 
 def test_a_duplicate_is_counted_but_not_paid(tmp_path: Path) -> None:
