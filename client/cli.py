@@ -174,10 +174,10 @@ def ask(
 )
 def batch(
     sources: Sequence[str], prompt: str, model: str, schema: Path | None, parameters: dict[str, Any],
-    base_url: str | None, api_key: str | None, timeout: float, redact: bool, out: Path,
-    concurrency: Pace, expected: Path | None, min_right: float | None, page: Path | None, show: bool, quiet: bool, keep_going: bool, retry_failed: bool,
-    parquet: Path | None, dry_run: bool, heartbeat: Path | None, price: Price | None, rpm: float | None,
-    tpm: float | None, deadline: float | None,
+    base_url: str | None, api_key: str | None, timeout: float, redact: bool, out: Path, concurrency: Pace,
+    expected: Path | None, min_right: float | None, page: Path | None, show: bool, quiet: bool, keep_going: bool,
+    retry_failed: bool, parquet: Path | None, dry_run: bool, heartbeat: Path | None, price: Price | None,
+    rpm: float | None, tpm: float | None, deadline: float | None,
 ) -> None:  # fmt: skip
     """A question about every image of folders, files, patterns, PDFs, URLs, buckets and manifests.
 
