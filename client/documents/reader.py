@@ -115,6 +115,7 @@ class _Process:
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "client.documents.worker",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=complaints, limit=_LONGEST_LINE,
+            start_new_session=True,  # Ctrl-C is for the parent to handle
         )  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
