@@ -21,6 +21,7 @@ from serving.engine.base import Engine
 from serving.engine.command import engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
+from serving.processes import command as processes
 from serving.server import BadCertificate, CannotListen, Certificate, Server, certificate_of, config_of, listen, url_of
 from serving.settings import Settings, SettingsError
 from serving.storage.records.commands import records_group
@@ -38,6 +39,7 @@ def main() -> None:
 @click.option("--engine-url", "engine_urls", multiple=True, help="a running vLLM, or several; none starts one")
 @click.option("--tls-cert", help="PEM file with the certificate chain, to serve HTTPS")
 @click.option("--tls-key", help="PEM file with the certificate's private key")
+@click.option("--workers", type=click.IntRange(1, 64), help="processes that serve together; each takes one core")
 @click.option("--no-auth", is_flag=True, help="serve whoever asks, without API keys; on a loopback address only")
 def run(engine_urls: tuple[str, ...], no_auth: bool, **given: str | int | None) -> None:
     """Serve until SIGTERM or Ctrl-C."""
@@ -48,12 +50,17 @@ def run(engine_urls: tuple[str, ...], no_auth: bool, **given: str | int | None) 
         if not url.startswith(connection.SCHEMES):
             give_up(f"{url} is no address of a vLLM; give one like --engine-url http://127.0.0.1:8001")
     certificate = _certificate(chosen)
+    if chosen.workers > 1:
+        processes.prepare(chosen, chosen.workers)
     with _listen(chosen) as listener, _listen_for_operators(chosen) as operators:
         secret = make_first_key(chosen) if chosen.auth else None
         if secret:
             click.echo(f"API key, shown this once: {secret}")
         try:
-            sys.exit(uvloop.run(_serve(chosen, listener, operators, certificate=certificate)))
+            if chosen.workers > 1:
+                _announce(listener, operators, "http" if certificate is None else "https")
+                sys.exit(uvloop.run(processes.serve(chosen, listener, operators, chosen.workers, _show)))
+            sys.exit(uvloop.run(serve(chosen, listener, operators, certificate=certificate)))
         except SettingsError as error:  # what only shows when the parts are put together, such as a missing library
             give_up(str(error))
 
@@ -123,12 +130,20 @@ def _show(progress: Progress) -> None:
     click.echo(f"engine: {progress.message} ({progress.elapsed_s:.0f} s{of})", err=True)
 
 
-async def _serve(
+def _announce(listener: socket.socket, operators: socket.socket | None, scheme: str) -> None:
+    click.echo(f"homescope-server: listening on {url_of(listener, scheme)}/api/v1", err=True)
+    if operators is not None:
+        click.echo(f"homescope-server: for operators {url_of(operators)}/metrics", err=True)
+
+
+async def serve(
     chosen: Settings,
     listener: socket.socket,
     operators: socket.socket | None = None,
     engine_of: Callable[[Settings, Callable[[Progress], None]], Engine] = _engine,
     certificate: Certificate | None = None,
+    *,
+    announce: bool = True,
 ) -> int:
     """Serves until stopped by a signal, or until it is certain that there will be no engine (any more): then a service
     manager can do better than answer 503 for ever. The exit code."""
@@ -155,13 +170,10 @@ async def _serve(
     # hands on once it has stopped, which would end the process with the signal's code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
-    scheme = "http"
     if certificate is not None:
-        scheme = "https"
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificate.reload)
-    click.echo(f"homescope-server: listening on {url_of(listener, scheme)}/api/v1", err=True)
-    if operators is not None:
-        click.echo(f"homescope-server: for operators {url_of(operators)}/metrics", err=True)
+    if announce:
+        _announce(listener, operators, "http" if certificate is None else "https")
     await server.serve(sockets=[listener])
     for failure in failures[:1]:
         click.echo(f"homescope-server: no engine, so nothing to serve: {failure}", err=True)

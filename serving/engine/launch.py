@@ -317,6 +317,11 @@ def _port(wanted: int) -> int:
     raise LaunchError(f"No free port found between {PORTS.start} and {PORTS.stop}.")
 
 
+def free_port() -> int:
+    """Raises `LaunchError` where there is none."""
+    return _port(0)
+
+
 def _free(port: int) -> bool:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from serving.cli import _serve, main
+from serving.cli import main, serve
 from serving.engine.base import Engine
 from serving.engine.progress import Progress, State
 from serving.settings import Settings
@@ -139,7 +139,7 @@ async def test_it_ends_when_its_engine_has_been_given_up(tmp_path: Path, capsys:
         return Doomed()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert await asyncio.wait_for(_serve(Settings(data=tmp_path), listener, engine_of=doomed), 10) == 1
+        assert await asyncio.wait_for(serve(Settings(data=tmp_path), listener, engine_of=doomed), 10) == 1
     assert "homescope-server: no engine, so nothing to serve: died 5 times" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from serving.cli import _serve
+from serving.cli import serve
 from serving.server import listen, url_of
 from serving.settings import Settings
 from tests.fakes import FakeEngine
@@ -39,7 +39,7 @@ async def served(settings: Settings, engine: FakeEngine) -> AsyncGenerator[Runni
     """Until a signal; both ports are open before anything is."""
     with listen("127.0.0.1", 0) as listener, listen("127.0.0.1", 0) as operators:
         urls = url_of(listener), url_of(operators)
-        ended = asyncio.create_task(_serve(settings, listener, operators, lambda *_: engine))
+        ended = asyncio.create_task(serve(settings, listener, operators, lambda *_: engine))
         async with httpx.AsyncClient() as client:
             assert (await client.get(urls[0] + "/readyz")).status_code == 200
         try:

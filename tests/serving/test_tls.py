@@ -15,7 +15,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from serving.cli import _serve, main
+from serving.cli import main, serve
 from serving.server import BadCertificate, Certificate, listen, url_of
 from serving.settings import Settings
 from tests.fakes import FakeEngine
@@ -70,7 +70,7 @@ async def served(
     settings: Settings, engine: FakeEngine, certificate: Certificate | None = None
 ) -> AsyncGenerator[str, None]:
     with listen("127.0.0.1", 0) as listener:
-        ended = asyncio.create_task(_serve(settings, listener, engine_of=lambda *_: engine, certificate=certificate))
+        ended = asyncio.create_task(serve(settings, listener, engine_of=lambda *_: engine, certificate=certificate))
         await asyncio.sleep(0)
         try:
             yield url_of(listener, "http" if certificate is None else "https")

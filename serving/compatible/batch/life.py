@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
 
@@ -29,6 +32,9 @@ POLL = 10.0
 AGAIN = 5.0
 """Seconds after which a step that failed, of a full disk or a quota, is tried again; doubled each time."""
 AGAIN_AT_LEAST = 300.0
+LOOK = 1.0
+"""Seconds until batches are looked for that another process has taken in."""
+LOCK = "batches.lock"
 NO_INPUT = Problem("file_not_found", "The input file does not exist any more.", "input_file_id")
 
 
@@ -39,8 +45,14 @@ class Lives:
     files have ids that follow from the batch. So a killed server goes on where it was.
     """
 
-    def __init__(self, records: Records, files: Files, groups: Groups, models: tuple[str, ...]) -> None:
+    def __init__(
+        self, records: Records, files: Files, groups: Groups, models: tuple[str, ...], folder: Path | None = None
+    ) -> None:
+        """Of the processes that share a data `folder` one leads; None is a process on its own."""
         self._records = records
+        self._lead_lock = None if folder is None else folder / LOCK
+        self._held: int | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._files = files
         self._groups = groups
         self._models = models
@@ -49,18 +61,56 @@ class Lives:
         self._news: dict[str, asyncio.Event] = {}
 
     async def start(self) -> None:
-        for batch_id in await self._records.unfinished():
-            self.lead(batch_id)
+        await self._look()
+        self._looking = asyncio.create_task(self._look_for_ever())
 
     async def aclose(self) -> None:
-        tasks = list(self._tasks.values())
+        if self._looking is not None:
+            self._looking.cancel()
+        tasks = [*self._tasks.values(), *([] if self._looking is None else [self._looking])]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    async def _look_for_ever(self) -> None:
+        """For what other processes have taken in, or left behind."""
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                await self._look()
+            except Exception as error:
+                log.warning("batches cannot be looked for: %s", type(error).__name__)
+
+    async def _look(self) -> None:
+        if not self._leads():
+            return
+        for batch_id, status in await self._records.unfinished():
+            if batch_id not in self._tasks:
+                self.lead(batch_id)
+            elif status is Status.CANCELLING:
+                self.tell(batch_id)
+
+    def _leads(self) -> bool:
+        """The kernel ends the lock with the process; then the next one that looks has it."""
+        if self._lead_lock is None or self._held is not None:
+            return True
+        file = os.open(self._lead_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        self._held = file
+        return True
 
     def lead(self, batch_id: str) -> None:
-        """From wherever it is to its end."""
+        """From wherever it is to its end. Where another process leads, that one will find it."""
+        if batch_id in self._tasks or not self._leads():
+            return
         self._news[batch_id] = asyncio.Event()
         task = asyncio.create_task(self._persist(batch_id))
         self._tasks[batch_id] = task

@@ -198,11 +198,11 @@ class Records:
         found = await self._all(query.order_by(_batches.c.number.desc()).limit(limit + 1))
         return found[:limit], len(found) > limit
 
-    async def unfinished(self) -> list[str]:
-        """The ids of those that something is left to do for."""
-        query = select(_batches.c.id).where(~_batches.c.cleared).order_by(_batches.c.number)
+    async def unfinished(self) -> list[tuple[str, Status]]:
+        """Ids and statuses of those that something is left to do for."""
+        query = select(_batches.c.id, _batches.c.status).where(~_batches.c.cleared).order_by(_batches.c.number)
         async with self._database.connect() as connection:
-            return list(await connection.scalars(query))
+            return [(row.id, Status(row.status)) for row in await connection.execute(query)]
 
     async def move(self, id: str, before: Collection[Status], after: Status, **values: object) -> Batch | None:  # noqa: A002
         """Gives the batch another status, and notes when, if it has one of those `before`; else None."""
