@@ -238,7 +238,7 @@ def _listed(value: Any) -> list[Any]:
 def refused(status: int, told: bytes) -> Exception:
     """The error for what Triton says with a status other than 200, or in an event."""
     try:
-        text = _decoder.decode(told).error or ""
+        text = _decoder.decode(told.removeprefix(b"data: ")).error or ""  # it may be an event even where it is alone
     except (msgspec.MsgspecError, UnicodeDecodeError):
         text = ""
     if "unknown model" in text or "is not ready" in text or "unavailable" in text.lower():
