@@ -123,7 +123,7 @@ class EmbeddedBroker:
 _CONFIG = """\
 listen: "127.0.0.1:{port}"
 max_payload: 8MB
-jetstream: {{ store_dir: "{store}", sync_interval: always }}
+jetstream: {{ store_dir: "{store}" }}
 authorization: {{ token: "{secret}" }}
 """
 

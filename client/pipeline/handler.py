@@ -67,7 +67,6 @@ class Handler:
             return
         while not await self._settled(item, message):
             await self._pause(min(self._lease / 4, 2.0))
-        self.ended += 1
         await self._feed.top_up(item.document)
 
     async def _settled(self, item: Work, message: StreamMessage[Any]) -> bool:
@@ -95,8 +94,12 @@ class Handler:
             raise
         except Exception as error:
             return await self._again(item, tries, f"{type(error).__name__} in {item.kind}")
-        await self._store.finish(item, record)
+        await self._end(item, record)
         return True
+
+    async def _end(self, item: Work, record: Record) -> None:
+        await self._store.finish(item, record)
+        self.ended += 1
 
     async def _asked(self, item: Work) -> Record:
         image = await self._images.get(item.digest)
@@ -118,7 +121,7 @@ class Handler:
             return False
         if error.retryable or isinstance(error, InvalidAnswer):
             return await self._again(item, tries, error.message)
-        await self._store.finish(item, _failed(item, error, tries))
+        await self._end(item, _failed(item, error, tries))
         return True
 
     async def _again(self, item: Work, tries: int, reason: str) -> bool:
@@ -133,6 +136,7 @@ class Handler:
     async def _bury(self, item: Work, reason: str) -> None:
         await self._queue.bury(item.to_json(), reason)
         await self._store.bury(item, reason)
+        self.ended += 1
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

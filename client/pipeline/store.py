@@ -146,6 +146,16 @@ class Store:
         async with self._engine.connect() as connection:
             return list((await connection.execute(query)).scalars())
 
+    async def forgotten(self, seconds: float) -> int:
+        """Items that the broker should have and that nobody has touched for so long wait again; returns how many.
+
+        For when the broker says that it has nothing left: its messages are gone, or an acknowledgement outlived a
+        commit that a loss of power took back.
+        """
+        then, c = time.time() - seconds, _work.c
+        idle = (c.state == "queued") & c.published.is_(True) & (c.released < then)
+        return await self._change(idle | ((c.state == "running") & (c.until < then)), state="waiting", published=False)
+
     async def claim(self, item: Work, worker: str, seconds: float) -> tuple[Claim, int]:
         """Takes an item for so long; with `MINE` comes which try this is, from 1."""
         now, c, other = time.time(), _work.c, _work.alias()
@@ -257,10 +267,10 @@ def _engine(url: str | Path) -> AsyncEngine:
 
 
 def _configure(connection: Any, _: Any) -> None:
-    """A stored answer survives a loss of power: its message is acknowledged, and will not come again."""
+    """A kill loses nothing that was committed; a loss of power may lose the last answers, which are asked for again."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 
 

@@ -19,6 +19,8 @@ from client.pipeline.store import Store
 from client.session import Session
 
 _LOG = logging.getLogger("homescope.pipeline")
+_ROUND = 1.0
+"""Seconds between two looks at what waits in the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Worker:
             )  # fmt: skip
             await broker.start(handler, self._concurrency)
             try:
-                await self._oversee(store, feed, handler, until_empty)
+                await self._oversee(store, broker, feed, handler, until_empty)
             finally:
                 handler.stopping.set()
                 await broker.stop()
@@ -107,17 +109,24 @@ class Worker:
             raise handler.halted
         return handler.ended
 
-    async def _oversee(self, store: Store, feed: Feed, handler: Handler, until_empty: bool) -> None:
+    async def _oversee(self, store: Store, broker: Queue, feed: Feed, handler: Handler, until_empty: bool) -> None:
         """Feeds what others have submitted, and what a process that died had taken and not published."""
         while not self._stop.is_set() and not handler.stopping.is_set():
             try:
                 await feed.top_up_all()
+                await self._heal(store, broker)
             except Exception as error:
                 # While the broker is away, items wait in the database; each broker has errors of its own for it.
                 _LOG.info("nothing could be published: %s", type(error).__name__)
             if until_empty and not sum(each.total - each.ended for each in await store.counts()):
                 return
-            await _first([self._stop, handler.stopping], 1.0)
+            await _first([self._stop, handler.stopping], _ROUND)
+
+    async def _heal(self, store: Store, broker: Queue) -> None:
+        """Publishes again what a broker has lost: it is empty, and there are items that it should have."""
+        depth = await broker.depth()
+        if depth is not None and depth[0] == 0 and (found := await store.forgotten(2 * self._settings.lease)):
+            _LOG.warning("%d items were not in the broker any more: they are published again", found)
 
 
 async def _first(events: list[asyncio.Event], seconds: float) -> None:
