@@ -14,6 +14,7 @@ import click
 
 from client.compare_command import compare_command
 from client.errors import ConfigurationError, HomescopeError
+from client.finance.command import report_command
 from client.limits import Limits, Quota, default_path
 from client.limits import published as published_quota
 from client.manifests import is_manifest
@@ -214,6 +215,7 @@ def batch(
 main.add_command(pipeline)
 main.add_command(redact)
 main.add_command(compare_command)
+main.add_command(report_command)
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
