@@ -10,7 +10,7 @@ from pathlib import Path
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import errors, openapi, ops
+from serving import dialects, openapi, ops
 from serving.access import assembly as access
 from serving.budget import Budget
 from serving.cache.servers import store_of
@@ -21,7 +21,9 @@ from serving.dashscope import resources, tasks
 from serving.dashscope import routes as dashscope
 from serving.dashscope.tasks import Tasks
 from serving.endpoint import Call
+from serving.engine import replicas
 from serving.engine.base import Engine
+from serving.engine.drained import Drained
 from serving.engine.embedded import Embedded
 from serving.errors import EngineUnavailable, RouteNotFound
 from serving.exchange import Exchange
@@ -31,7 +33,9 @@ from serving.jobs.run import Kind
 from serving.jobs.workers import Workers
 from serving.layers.admitted import Admitted
 from serving.layers.cached import Cached
+from serving.layers.compilable import Compilable
 from serving.layers.keeping import Keeping, recorder_of
+from serving.layers.layer import within
 from serving.layers.limited import Limited
 from serving.layers.permitted import Inspected, Permitted
 from serving.layers.resolved import Resolved
@@ -66,7 +70,7 @@ def layered(engine: Engine, settings: Settings, media: Media, keeping: Keeping) 
         revision = settings.cache_revision or settings.model or ""
         engine = Cached(engine, store, keep_all=settings.cache_all, shared=settings.cache_shared, revision=revision)
     engine = Resolved(Inspected(keeping.inside(engine)), media)
-    engine = Permitted(engine)
+    engine = Compilable(Permitted(engine))
     engine = Limited(engine, access.ledger_of(settings), access.quota_of(settings))
     return keeping.outside(engine)
 
@@ -135,7 +139,7 @@ def create_app(
         await webhooks.start()
         await batches.start()
         try:
-            async with ops.admin(operators, probes, metrics.text):
+            async with ops.admin(operators, [*probes, *replicas.routes(stack, Drained(settings.data))], metrics.text):
                 yield
         finally:
             await batches.aclose()
@@ -152,9 +156,10 @@ def create_app(
                 await tracing.aclose()
 
     once = Once(storage.claims, patience=settings.request_timeout)
+    limited = next(layer for layer in within(stack) if isinstance(layer, Limited))
     routes = [
         *dashscope.routes(stack, keyring, settings, once, chats.submit if settings.async_tasks else None),
-        *resources.routes(engine, storage, keyring, settings),
+        *resources.routes(engine, storage, keyring, limited, settings),
         *tasks.routes(chats, keyring),
         *compatible.routes(stack, keyring, settings, files=storage.files, batches=batches.endpoints, once=once),
         *openapi.routes(),
@@ -169,4 +174,4 @@ def create_app(
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     exchange = Exchange(scope, receive, send)
     refusal = RouteNotFound()
-    await exchange.answer(refusal.status, errors.to_json(refusal, exchange.request_id))
+    await exchange.answer(refusal.status, dialects.to_json(refusal, exchange.request_id))

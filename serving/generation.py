@@ -245,6 +245,12 @@ class Generation:
     def videos(self) -> tuple[Video, ...]:
         return tuple(part for message in self.messages for part in message.parts if isinstance(part, Video))
 
+    @property
+    def pictures(self) -> int:
+        """How many the client sends: images, and the frames of videos that come as lists of them."""
+        frames = sum(len(video.reference) for video in self.videos if not isinstance(video.reference, str))
+        return len(self.images) + frames
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import Literal, TypeAlias, get_args
+
+from serving.errors import AccessDenied
 
 Scope: TypeAlias = Literal["multimodal-generation", "text-generation", "tasks", "files", "batches", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+GENERATION: frozenset[Scope] = frozenset({"multimodal-generation", "text-generation"})
+"""One of them is needed to have anything answered, however it is asked: at once, as a task, or in a batch."""
 EVERYDAY: frozenset[Scope] = frozenset(SCOPES) - {"admin"}
 """What a key may do unless something else is said: everything that clients of the cloud's API do."""
 
@@ -27,7 +32,8 @@ class Quota:
 @dataclass(frozen=True, slots=True)
 class ImagePolicy:
     """Which images a key may send: `count` in a request, `bytes` and `pixels` (width times height) of each, `formats`
-    as Pillow names them, `video` or none, URLs of these `hosts` alone ("*.example.com" is every name below it).
+    as Pillow names them, `video` or none, URLs of these `hosts` alone ("*.example.com" is every name below it), to
+    which redirects lead, too. A frame of a video that is sent as a list of images is an image.
 
     None, and an empty tuple, leave what the server allows everybody.
     """
@@ -43,6 +49,23 @@ class ImagePolicy:
     def inspects(self) -> bool:
         """Whether the bytes of images matter, not only what the request says of them."""
         return self.bytes is not None or self.pixels is not None or bool(self.formats)
+
+    def check(self, size: int, pixels: int, form: str) -> None:
+        """Raises `AccessDenied` for an image of so many bytes and pixels."""
+        if self.bytes is not None and size > self.bytes:
+            raise AccessDenied(f"This API key may send images of {self.bytes} bytes at most, got {size}.")
+        if self.pixels is not None and pixels > self.pixels:
+            raise AccessDenied(f"This API key may send images of {self.pixels} pixels at most, got {pixels}.")
+        if self.formats and form not in self.formats:
+            raise AccessDenied(f"This API key may send {', '.join(self.formats)}, got {form}.")
+
+    def check_host(self, host: str) -> None:
+        """Raises `AccessDenied` for a host that URLs may not name."""
+        name = host.lower().rstrip(".")
+        if self.hosts and not any(fnmatch(name, pattern) for pattern in self.hosts):
+            raise AccessDenied(
+                f"This API key may not send images from {name[:80]!r}, but from: {', '.join(self.hosts)}."
+            )
 
 
 @dataclass(frozen=True, slots=True)

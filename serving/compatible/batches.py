@@ -10,11 +10,12 @@ import orjson
 from msgspec import Struct
 
 from serving import decoding
+from serving.access.grant import GENERATION
 from serving.compatible.batch.life import Lives
 from serving.compatible.batch.record import ACTIVE, CALLBACK, MOMENTS, Batch, Records, Status, Wanted
 from serving.compatible.query import limit, moment
 from serving.endpoint import Call
-from serving.errors import Alias, FileMissing, InvalidRequest, RequestTimeout
+from serving.errors import AccessDenied, Alias, FileMissing, InvalidRequest, RequestTimeout
 from serving.jobs.groups import Groups
 from serving.storage.files import Files
 from serving.webhooks.callbacks import Callbacks
@@ -74,6 +75,8 @@ class Batches:
         await self._answer(call, await self._find(call))
 
     async def _create(self, call: Call) -> None:
+        if call.caller.grant.scopes.isdisjoint(GENERATION):
+            raise AccessDenied(f"A batch is answered with the scope {' or '.join(sorted(GENERATION))}, too.")
         with decoding.refusing():
             wire = _decoder.decode(await _body(call))
         window = _window(wire.completion_window)

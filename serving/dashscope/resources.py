@@ -9,11 +9,12 @@ from serving.dashscope.links import Links
 from serving.dashscope.policy import Policies
 from serving.engine.base import Engine
 from serving.engine.tokens import Tokenizer
+from serving.layers.limited import Limited
 from serving.settings import Settings
 from serving.storage.assembly import Storage
 
 
-def routes(engine: Engine, storage: Storage, keyring: Keyring, settings: Settings) -> list[Route]:
+def routes(engine: Engine, storage: Storage, keyring: Keyring, limited: Limited, settings: Settings) -> list[Route]:
     """What the native protocol has besides chat and tasks. `engine` is the one at the bottom, below all layers."""
     signer = Signer(storage.records)
     policies = Policies(signer, settings.max_upload_bytes)
@@ -23,5 +24,5 @@ def routes(engine: Engine, storage: Storage, keyring: Keyring, settings: Setting
         *files.routes(storage.files, leading, keyring, settings),
         *links.routes(storage.files, leading),
         *models.routes(keyring, settings),
-        *tokenizer.routes(engine if isinstance(engine, Tokenizer) else None, keyring, settings),
+        *tokenizer.routes(engine if isinstance(engine, Tokenizer) else None, keyring, limited, settings),
     ]

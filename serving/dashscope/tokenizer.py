@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -7,15 +8,26 @@ import orjson
 from msgspec import UNSET, Struct, UnsetType
 from starlette.routing import Route
 
+from serving.access.grant import GENERATION
 from serving.access.keyring import Keyring
 from serving.decoding import refusing
+from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
-from serving.engine.tokens import Tokenizer
-from serving.errors import NATIVE, EmptyInput, EmptyModel, InvalidRequest, ModelNotFound
+from serving.engine.tokens import Tokenizer, Tokens
+from serving.errors import EmptyInput, EmptyModel, InvalidRequest, ModelNotFound, RequestTimeout
+from serving.layers.limited import Limited
 from serving.settings import Settings
 
 MAX_CHARS = 1_048_576
 """Four for each token of the longest context. Engines tokenize on the CPU that also renders images for others."""
+
+
+MAX_BODY = 8 * MAX_CHARS
+"""Bytes: six for a character that is escaped, and the rest of the JSON."""
+AT_ONCE = 4
+"""Texts that the engine is asked about at a time, whoever asks."""
+WITHIN = 60.0
+"""Seconds."""
 
 
 class _Message(Struct):
@@ -35,33 +47,46 @@ class _Request(Struct):
 _decoder = msgspec.json.Decoder(_Request)
 
 
-def routes(tokenizer: Tokenizer | None, keyring: Keyring, settings: Settings) -> list[Route]:
+def routes(tokenizer: Tokenizer | None, keyring: Keyring, limited: Limited, settings: Settings) -> list[Route]:
     """`tokenizer` is None for an engine that cannot be asked; then so is this."""
-    endpoint = Endpoint(Tokenization(tokenizer, settings), keyring, NATIVE)
+    endpoint = Endpoint(Tokenization(tokenizer, limited, settings), keyring, NATIVE, scopes=tuple(GENERATION))
     return [Route(f"/api/v1/tokenizer{slash}", endpoint) for slash in ("", "/")]
 
 
 class Tokenization:
     """POST /api/v1/tokenizer: the texts of the messages, or the prompt, as tokens of the served model."""
 
-    def __init__(self, tokenizer: Tokenizer | None, settings: Settings) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, limited: Limited, settings: Settings) -> None:
         self._tokenizer = tokenizer
+        self._limited = limited
         self._settings = settings
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, call: Call) -> None:
         if self._tokenizer is None:
             raise InvalidRequest("The engine of this server does not tell its tokens.")
-        body = await call.exchange.body(self._settings.max_body_bytes)
+        body = await call.exchange.body(min(MAX_BODY, self._settings.max_body_bytes))
         with refusing():
             request = _decoder.decode(body)
         call.model = self._model(request)
-        tokens = await self._tokenizer.tokenize(_text(request))
+        tokens = await self._tokens(call, self._tokenizer, _text(request))
         answer = {
             "output": {"token_ids": tokens.ids, "tokens": tokens.texts},
             "usage": {"input_tokens": len(tokens.ids)},
             "request_id": call.exchange.request_id,
         }
         await call.exchange.answer(200, orjson.dumps(answer))
+
+    async def _tokens(self, call: Call, tokenizer: Tokenizer, text: str) -> Tokens:
+        try:
+            async with (
+                self._limited.counted(call.caller, call.exchange.request_id),
+                asyncio.timeout(WITHIN),
+                self._places,
+            ):
+                return await tokenizer.tokenize(text)
+        except TimeoutError:
+            raise RequestTimeout from None
 
     def _model(self, request: _Request) -> str:
         if not request.model:

@@ -33,6 +33,7 @@ OPTIONS = {
     "thinking_token_budget": re.compile(r"thinking_token_budget"),
 }
 """Of a request that an engine refuses if it was not started for them, and that an answer can do without."""
+EXCEPTION = re.compile(r"[A-Z][A-Za-z]{1,40}(?:Error|Exception)\b")
 UNPREPARED = re.compile(r"media_io_kwargs are disabled|--enable-auto-tool-choice|--tool-call-parser")
 """Of an engine that somebody started without what videos or tools need: no fault of the client."""
 
@@ -56,6 +57,12 @@ class _Refusal(Struct):
     error: _Error | None = None
 
 
+def _kind(text: str) -> str:
+    """The class of exception that a failure begins with, which quotes nothing."""
+    found = EXCEPTION.match(text)
+    return f": {found[0]}" if found else ""
+
+
 def message(body: bytes) -> str:
     try:
         error = msgspec.json.decode(body, type=_Refusal).error
@@ -75,11 +82,12 @@ def refusal(status: int, text: str) -> ServingError:
     if option := next((name for name, pattern in OPTIONS.items() if pattern.search(text)), None):
         raise OptionRefused(option)
     if UNPREPARED.search(text):
-        log.error("the engine lacks a flag: %s", text[:300])
+        log.error("the engine was not started for a request: %s", UNPREPARED.findall(text)[0])
         return InvalidRequest(NOT_PREPARED)
     if status in (400, 413, 422):
         return InvalidRequest(text[:500] or None)
-    log.warning("engine answered %d: %s", status, text[:500])
+    # Not the text: what an engine says of a failure may quote the prompt. Its own log has it.
+    log.warning("engine answered %d, with %d characters%s", status, len(text), _kind(text))
     if status in (401, 403, 404, 429, 502, 503, 504) or DYING.search(text):
         return EngineUnavailable(retry_after=RETRY_AFTER)
     return GenerationFailed()

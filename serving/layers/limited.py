@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
 from serving.access.grant import Quota
@@ -16,7 +16,7 @@ from serving.errors import (
     StorageUnavailable,
     TokenQuotaExceeded,
 )
-from serving.generation import Chunk, Generation, Text
+from serving.generation import Caller, Chunk, Generation, Text
 from serving.layers.layer import Layer
 
 SERVER = "*"
@@ -73,6 +73,19 @@ class Limited(Layer):
         finally:
             receipt.ledger.settle(receipt, _used(generation, last))
 
+    @asynccontextmanager
+    async def counted(self, caller: Caller, request_id: str) -> AsyncGenerator[None, None]:
+        """Charges what is a request and no generation. Raises as a generation does."""
+        charges = [
+            *_charges(caller.grant.quota, caller.key_id, 0, 0),
+            *_charges(self._overall, SERVER, 0, 0),
+        ]
+        receipt = await self._charge(request_id, charges)
+        try:
+            yield
+        finally:
+            receipt.ledger.settle(receipt, 0)
+
     async def _charge(self, request_id: str, charges: list[Charge]) -> Receipt:
         try:
             return await self._ledger.charge(request_id, charges)
@@ -85,7 +98,7 @@ class Limited(Layer):
 
     def _charges(self, generation: Generation) -> list[Charge]:
         caller = generation.caller
-        images = len(generation.images)
+        images = generation.pictures
         tokens = estimated(generation)
         return [
             *_charges(caller.grant.quota, caller.key_id, tokens, images),

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from fnmatch import fnmatch
 from urllib.parse import urlsplit
 
-from serving.access.grant import ImagePolicy
+from serving.access.grant import GENERATION, ImagePolicy
 from serving.errors import AccessDenied, ModelDenied
-from serving.generation import Chunk, Generation, Image, ImageContent, Video
+from serving.generation import Chunk, Generation
 from serving.layers.layer import Layer
+from serving.media.references import references
 
 
 class Permitted(Layer):
@@ -18,10 +18,11 @@ class Permitted(Layer):
         grant = generation.caller.grant
         if grant.models and generation.model not in grant.models:
             raise ModelDenied(generation.model, grant.models)
-        images, videos = generation.images, generation.videos
-        if (images or videos) and "multimodal-generation" not in grant.scopes:
+        if grant.scopes.isdisjoint(GENERATION):
+            raise AccessDenied(f"This API key lacks the scope {' or '.join(sorted(GENERATION))}.")
+        if (generation.images or generation.videos) and "multimodal-generation" not in grant.scopes:
             raise AccessDenied("This API key lacks the scope multimodal-generation, which images and videos need.")
-        _check_request(grant.images, images, videos)
+        _check_request(grant.images, generation)
         return self._engine.generate(generation)
 
 
@@ -32,45 +33,30 @@ class Inspected(Layer):
         policy = generation.caller.grant.images
         if policy.inspects:
             for image in generation.images:
-                if image.content is not None:
-                    _check_image(policy, image.content)
+                if (content := image.content) is not None:
+                    policy.check(len(content.data), content.width * content.height, content.format)
         return self._engine.generate(generation)
 
 
-def _check_request(policy: ImagePolicy, images: tuple[Image, ...], videos: tuple[Video, ...]) -> None:
-    if policy.count is not None and len(images) > policy.count:
-        raise AccessDenied(f"This API key may send {policy.count} images in a request, got {len(images)}.")
-    if videos and not policy.video:
+def _check_request(policy: ImagePolicy, generation: Generation) -> None:
+    if policy.count is not None and generation.pictures > policy.count:
+        raise AccessDenied(
+            f"This API key may send {policy.count} images in a request, got {generation.pictures}, frames of videos "
+            "included."
+        )
+    if generation.videos and not policy.video:
         raise AccessDenied("This API key may not send videos.")
     if policy.hosts:
-        for reference in (*(image.reference for image in images), *_references(videos)):
-            _check_host(policy.hosts, reference)
+        for reference in references(generation.messages):
+            _check_host(policy, reference)
 
 
-def _references(videos: tuple[Video, ...]) -> list[str]:
-    return [each for video in videos for each in _frames(video)]
-
-
-def _frames(video: Video) -> tuple[str, ...]:
-    return (video.reference,) if isinstance(video.reference, str) else video.reference
-
-
-def _check_host(hosts: tuple[str, ...], reference: str) -> None:
+def _check_host(policy: ImagePolicy, reference: str) -> None:
+    """Early, and by the text alone; what is opened in the end is checked where it is."""
     if not reference[:8].lower().lstrip().startswith(("http:", "https:")):
         return
     try:
-        host = (urlsplit(reference.strip()).hostname or "").lower().rstrip(".")
+        host = urlsplit(reference.strip()).hostname or ""
     except ValueError:
         host = ""
-    if not any(fnmatch(host, pattern) for pattern in hosts):
-        raise AccessDenied(f"This API key may not send images from {host[:80]!r}, but from: {', '.join(hosts)}.")
-
-
-def _check_image(policy: ImagePolicy, image: ImageContent) -> None:
-    pixels = image.width * image.height
-    if policy.bytes is not None and len(image.data) > policy.bytes:
-        raise AccessDenied(f"This API key may send images of {policy.bytes} bytes at most, got {len(image.data)}.")
-    if policy.pixels is not None and pixels > policy.pixels:
-        raise AccessDenied(f"This API key may send images of {policy.pixels} pixels at most, got {pixels}.")
-    if policy.formats and image.format not in policy.formats:
-        raise AccessDenied(f"This API key may send {', '.join(policy.formats)}, got {image.format}.")
+    policy.check_host(host)

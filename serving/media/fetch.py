@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from serving.access.grant import ImagePolicy
 from serving.errors import InvalidRequest, MediaUnavailable, ServingError, StorageUnavailable
 from serving.media.addresses import BAD_URL, FORBIDDEN, PUBLIC_ONLY, Guard
 from serving.media.freshness import Cache, SingleFlight
@@ -30,6 +31,7 @@ CONNECT_TIMEOUT = 10
 VIDEO_TIMES = 10
 """A video gets so many times the time of an image."""
 PIECE = 1 << 16
+ANYWHERE = ImagePolicy()
 USER_AGENT = "homescope (compatible; DashScopeUserBot)"
 """Servers let the cloud's downloader in by the second name."""
 UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
@@ -89,14 +91,15 @@ class Fetcher:
         self._cache = Cache(rules.cache_bytes)
         self._flights = SingleFlight()
 
-    async def image(self, reference: str) -> bytes:
-        """Raises `InvalidRequest`, or `MediaUnavailable` where the network fails."""
-        url = self._checked(reference)
-        return await self._flights.do(str(url), lambda: self._image(url))
+    async def image(self, reference: str, policy: ImagePolicy = ANYWHERE) -> bytes:
+        """From the hosts of the policy alone. Raises `InvalidRequest`, or `MediaUnavailable` where the network fails,
+        `AccessDenied` for other hosts."""
+        url = self._checked(reference, policy)
+        return await self._flights.do(f"{url} {policy.hosts}", lambda: self._image(url, policy))
 
-    async def video(self, reference: str, file: Path) -> None:
+    async def video(self, reference: str, file: Path, policy: ImagePolicy = ANYWHERE) -> None:
         """Writes the answer to `file`. Raises as `image` does."""
-        async with self._answer(self._checked(reference), "video", {}) as response:
+        async with self._answer(self._checked(reference, policy), "video", {}, policy) as response:
             with stored(), file.open("wb") as out:
                 async for piece in self._pieces(response, "video"):
                     await asyncio.to_thread(out.write, piece)
@@ -106,17 +109,19 @@ class Fetcher:
             await self._session.close()
             self._session = None
 
-    def _checked(self, reference: str) -> URL:
+    def _checked(self, reference: str | URL, policy: ImagePolicy) -> URL:
         if not self._rules.enabled:
             raise InvalidRequest(f"{BAD_URL} [this server fetches no URLs; send the file as a data URI]")
-        return self._rules.guard.url(reference)
+        url = self._rules.guard.url(reference)
+        policy.check_host(url.raw_host or "")
+        return url
 
-    async def _image(self, url: URL) -> bytes:
+    async def _image(self, url: URL, policy: ImagePolicy) -> bytes:
         key = str(url)
         kept = self._cache.get(key)
         if kept is not None and self._cache.fresh(kept):
             return kept.body
-        async with self._answer(url, "image", kept.validators if kept else {}) as response:
+        async with self._answer(url, "image", kept.validators if kept else {}, policy) as response:
             if kept is not None and response.status == 304:
                 self._cache.confirm(key, kept, response.headers)
                 return kept.body
@@ -127,7 +132,7 @@ class Fetcher:
 
     @asynccontextmanager
     async def _answer(
-        self, url: URL, kind: Kind, validators: Mapping[str, str]
+        self, url: URL, kind: Kind, validators: Mapping[str, str], policy: ImagePolicy
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """The answer that the redirects end at, each of them checked as the first URL was."""
         seconds = self._rules.timeout * (1 if kind == "image" else VIDEO_TIMES)
@@ -140,7 +145,7 @@ class Fetcher:
                             _check_status(response, validators)
                             yield response
                             return
-                    url, validators = self._rules.guard.url(target), {}
+                    url, validators = self._checked(target, policy), {}
                 raise InvalidRequest(f"{FAILED} [more than {MAX_REDIRECTS} redirects]")
 
     async def _pieces(self, response: aiohttp.ClientResponse, kind: Kind) -> AsyncIterator[bytes]:

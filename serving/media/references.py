@@ -108,7 +108,7 @@ class References:
                 limit = self._limits.uri_chars
                 data = await self._uploads_for(errand).read(reference, errand.caller, limit, occurrence=occurrence)
             else:
-                data = await self._fetcher.image(reference)
+                data = await self._fetcher.image(reference, errand.caller.grant.images)
             _spend(errand, time.monotonic() - began)
         except BaseException:
             errand.lease.give(taken)
@@ -131,7 +131,7 @@ class References:
                     async for piece in pieces:
                         await asyncio.to_thread(out.write, piece)
         elif _is_remote(reference):
-            await self._fetcher.video(reference, file)
+            await self._fetcher.video(reference, file, errand.caller.grant.images)
         else:
             data = (await self._unpacked(reference, errand)).data
             with stored():

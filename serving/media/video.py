@@ -87,6 +87,7 @@ class Videos:
         for reference in references:
             read = await self._references.image(reference, errand)
             checked = await self._imaging.checked(read.data, errand)
+            errand.caller.grant.images.check(len(checked.data), checked.width * checked.height, checked.format)
             size = size or self._size((checked.width, checked.height), count, video)
             frames.append(replace(await self._imaging.converted(checked, size, errand, "JPEG"), seen=size))
             errand.lease.release(read.held)  # else a list of large frames waits for memory that it holds itself

@@ -6,12 +6,15 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.access.grant import Grant, Quota
+from serving.access.keys import KeyStore
 from serving.app import create_app
-from serving.dashscope.tokenizer import MAX_CHARS
+from serving.dashscope.tokenizer import MAX_BODY, MAX_CHARS
 from serving.engine.tokens import Tokens, readable
 from serving.engine.vllm import VLLM
 from serving.errors import EngineUnavailable
 from serving.settings import Settings
+from serving.storage import database
 from tests.fakes import FakeEngine
 
 MODEL = "qwen3-vl-30b"
@@ -104,3 +107,23 @@ async def away() -> AsyncGenerator[VLLM, None]:
 async def test_an_engine_that_is_away_is_unavailable(away: VLLM) -> None:
     with pytest.raises(EngineUnavailable):
         await away.tokenize("a")
+
+
+async def test_the_key_has_limits_and_needs_a_scope_here_too(client: httpx.AsyncClient, settings: Settings) -> None:
+    records = database.at(settings.data)
+    store = KeyStore(records)
+    limited = await store.create("limited", Grant(quota=Quota(rpm=1)))
+    narrow = await store.create("narrow", Grant(scopes=frozenset({"files"})))
+    await records.dispose()
+    client.headers["authorization"] = f"Bearer {limited}"
+    assert (await ask(client, input={"prompt": "a"})).status_code == 200
+    refused = await ask(client, input={"prompt": "a"})
+    assert (refused.status_code, refused.json()["code"]) == (429, "Throttling.RateQuota")
+    assert int(refused.headers["retry-after"]) > 0
+    client.headers["authorization"] = f"Bearer {narrow}"
+    assert (await ask(client, input={"prompt": "a"})).status_code == 403
+
+
+async def test_a_body_larger_than_any_text_is_not_read(client: httpx.AsyncClient) -> None:
+    refused = await client.post("/api/v1/tokenizer", content=b" " * (MAX_BODY + 1))
+    assert (refused.status_code, refused.json()["code"]) == (400, "BadRequest.TooLarge")

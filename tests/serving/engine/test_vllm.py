@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from serving.engine.refusals import refusal as refusal_of
 from serving.engine.vllm import VLLM, translated
 from serving.errors import (
     ContextTooLong,
@@ -362,3 +363,16 @@ def test_an_answer_that_is_no_text_stays_out_of_the_log(caplog: pytest.LogCaptur
         msgspec.json.decode(b'"Revenue was \xff"')
     assert "no event" in caplog.text
     assert "Revenue" not in caplog.text
+
+
+def test_what_an_engine_says_of_a_failure_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It may quote the prompt; only the class of the exception is kept."""
+    for text in (
+        "ValueError: cannot answer 'the secret plan'",
+        "the secret plan",
+        "--tool-call-parser the secret plan",
+    ):
+        refusal_of(500, text)
+    assert "secret" not in caplog.text
+    assert ": ValueError" in caplog.text
+    assert "--tool-call-parser" in caplog.text

@@ -17,6 +17,7 @@ from tests.fakes import FakeEngine
 from tests.serving.conftest import PATH
 from tests.serving.wire import chat, data_uri, picture, user
 
+FRAMES = Video(("data:,",) * 4)
 PNG = Image("data:,", ImageContent(b"x" * 100, "PNG", 20, 10))
 
 
@@ -46,6 +47,8 @@ async def ask(grant: Grant, *parts: Part) -> None:
         (Grant(images=ImagePolicy(hosts=("*.example",))), (Image("https://example/x"),), "'example'"),
         (Grant(images=ImagePolicy(hosts=("a.example",))), (Video(("http://a.example/1", "http://c/2")),), "'c'"),
         (Grant(scopes=EVERYDAY - {"multimodal-generation"}), (PNG,), "scope multimodal-generation"),
+        (Grant(scopes=frozenset({"batches", "files"})), (), "scope multimodal-generation or text-generation"),
+        (Grant(images=ImagePolicy(count=4)), (PNG, FRAMES), "4 images in a request, got 5, frames of videos included"),
     ],
 )
 async def test_what_a_key_may_not_send_is_refused(grant: Grant, parts: tuple[Part, ...], said: str) -> None:
@@ -116,3 +119,26 @@ async def test_the_image_policy_of_a_key_holds_for_a_whole_request(
     refused = await client.post(PATH, json=body, headers={"authorization": f"Bearer {secret}"})
     assert (refused.status_code, refused.json()["code"]) == (403, "AccessDenied")
     assert "100 pixels at most, got 3072" in refused.json()["message"]
+
+
+async def test_a_frame_of_a_list_is_an_image_to_the_policy(client: httpx.AsyncClient, settings: Settings) -> None:
+    records = database.at(settings.data)
+    secret = await KeyStore(records).create("narrow", Grant(images=ImagePolicy(formats=("JPEG",))))
+    await records.dispose()
+    body = chat(user({"video": [data_uri(picture())] * 4}, "what?"))
+    refused = await client.post(PATH, json=body, headers={"authorization": f"Bearer {secret}"})
+    assert refused.status_code == 403
+    assert "may send JPEG, got PNG" in refused.json()["message"]
+
+
+@pytest.mark.parametrize("scopes", [("batches", "files"), ("batches",)])
+async def test_a_key_for_batches_alone_has_nothing_answered(
+    client: httpx.AsyncClient, settings: Settings, engine: FakeEngine, scopes: tuple[Scope, ...]
+) -> None:
+    records = database.at(settings.data)
+    secret = await KeyStore(records).create("narrow", Grant(scopes=frozenset(scopes)))
+    await records.dispose()
+    body = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    refused = await client.post("/v1/batches", json=body, headers={"authorization": f"Bearer {secret}"})
+    assert refused.status_code == 403
+    assert "the scope multimodal-generation or text-generation, too" in refused.json()["error"]["message"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from serving.errors import InvalidRequest, MediaUnavailable, StorageUnavailable
+from serving.access.grant import ImagePolicy
+from serving.errors import AccessDenied, InvalidRequest, MediaUnavailable, StorageUnavailable
 from serving.media.addresses import Guard
 from serving.media.fetch import Fetcher, FetchRules
 from tests.serving.media.sites import HOST, Names, Site, site
@@ -66,6 +67,50 @@ async def test_redirects_are_followed(fetcher: Fetcher, images: Site, status: in
     images.answer("/2", status=status, Location=images.url("/3"))
     images.answer("/3", status=status, Location="a.png#top")
     assert await fetcher.image(images.url("/1")) == picture()
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+async def test_a_redirect_leads_to_hosts_of_the_key_alone(images: Site, tmp_path: Path, kind: str) -> None:
+    fetcher = Fetcher(
+        replace(RULES, guard=Guard.allowing([HOST, "other.test"])),
+        resolver=Names({HOST: [["127.0.0.1"]], "other.test": [["127.0.0.1"]]}),
+    )
+    images.answer("/away", status=302, Location=images.url("/a.png", "other.test"), Content_Type="video/mp4")
+    policy = ImagePolicy(hosts=(HOST,))
+    leaving = (
+        fetcher.image(images.url("/away"), policy)
+        if kind == "image"
+        else fetcher.video(images.url("/away"), tmp_path / "v", policy)
+    )
+    with pytest.raises(AccessDenied, match=r"may not send images from 'other\.test', but from: images\.test"):
+        await leaving
+    assert [request.path for request in images.requests] == ["/away"]
+    assert await fetcher.image(images.url("/away")) == picture()
+    with pytest.raises(AccessDenied):
+        await fetcher.image(images.url("/a.png", "other.test"), policy)
+    await fetcher.aclose()
+
+
+async def test_who_may_not_follow_a_redirect_does_not_join_who_may(images: Site) -> None:
+    gate = asyncio.Event()
+    fetcher = Fetcher(
+        replace(RULES, guard=Guard.allowing([HOST, "other.test"])),
+        resolver=Names({HOST: [["127.0.0.1"]], "other.test": [["127.0.0.1"]]}),
+    )
+
+    async def slow(_: web.Request) -> web.Response:
+        await gate.wait()
+        return web.Response(status=302, headers={"Location": images.url("/a.png", "other.test")})
+
+    images.replies["/away"] = slow
+    free = asyncio.create_task(fetcher.image(images.url("/away")))
+    bound = asyncio.create_task(fetcher.image(images.url("/away"), ImagePolicy(hosts=(HOST,))))
+    await images.began.wait()
+    gate.set()
+    assert await free == picture()
+    with pytest.raises(AccessDenied):
+        await bound
+    await fetcher.aclose()
 
 
 async def test_the_fourth_redirect_is_one_too_many(images: Site) -> None:
