@@ -21,6 +21,8 @@ from serving.engine.base import Engine
 from serving.engine.command import engine
 from serving.engine.embedded import Embedded
 from serving.engine.progress import Progress, State
+from serving.engine.replicas import replicas_group
+from serving.engine.size_command import size
 from serving.processes import command as processes
 from serving.server import BadCertificate, CannotListen, Certificate, Server, certificate_of, config_of, listen, url_of
 from serving.settings import Settings, SettingsError
@@ -70,6 +72,7 @@ main.add_command(doctor)
 main.add_command(engine)
 main.add_command(records_group)
 main.add_command(webhooks_group)
+main.add_command(replicas_group)
 
 
 def _check_auth(chosen: Settings) -> None:

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from serving import errors
+from serving import dialects
 from serving.engine.base import Engine
 from serving.errors import InvalidRequest
 from serving.exchange import Exchange
@@ -41,9 +41,9 @@ def routes(engine: Engine, stopping: Callable[[], bool]) -> list[Route]:
 
 @asynccontextmanager
 async def admin(
-    listener: socket.socket | None, probes: list[Route], metrics: Callable[[], Awaitable[bytes]]
+    listener: socket.socket | None, routes: list[Route], metrics: Callable[[], Awaitable[bytes]]
 ) -> AsyncGenerator[None, None]:
-    """Serves /metrics and the probes on the port for operators, if there is one."""
+    """Serves /metrics and the `routes` on the port for operators, if there is one."""
     if listener is None:
         yield
         return
@@ -51,7 +51,7 @@ async def admin(
     async def scrape(exchange: Exchange) -> None:
         await exchange.answer(200, await metrics(), content_type=EXPOSITION)
 
-    app = Router([*probes, Route("/metrics", Probe(scrape))], redirect_slashes=False)
+    app = Router([*routes, Route("/metrics", Probe(scrape))], redirect_slashes=False)
     server = _Beside(
         uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
     )
@@ -83,4 +83,4 @@ class Probe:
             await self._serve(exchange)
             return
         refusal = InvalidRequest(f"Request method '{exchange.method}' is not supported.")
-        await exchange.answer(405, errors.to_json(refusal, exchange.request_id), {"allow": ", ".join(METHODS)})
+        await exchange.answer(405, dialects.to_json(refusal, exchange.request_id), {"allow": ", ".join(METHODS)})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from serving.engine import discovery, triton
 from serving.engine.base import Engine
+from serving.engine.drained import Drained
 from serving.engine.pool import Pool
 from serving.engine.reusing import Reusing
 from serving.engine.vllm import VLLM
@@ -22,4 +23,4 @@ def connected(settings: Settings) -> Engine:
         vllm = VLLM(url, key=key)
         return Reusing(vllm) if several or settings.reuse_images else vllm
 
-    return Pool(settings.engine_urls, connect) if several else connect(first)
+    return Pool(settings.engine_urls, connect, drained=Drained(settings.data).read) if several else connect(first)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -31,9 +31,14 @@ class Pool:
         resolve: discovery.Resolve = discovery.resolve,
         resolve_every: float = 5.0,
         drain_timeout: float = 300.0,
+        drained: Callable[[], Collection[str]] = frozenset,
+        look_every: float = 1.0,
     ) -> None:
         """`urls` are addresses of engines, for `connect`, or names with an address for each: dns+http://host:port,
-        looked up again every `resolve_every` seconds. A replica whose address is gone gets `drain_timeout` seconds."""
+        looked up again every `resolve_every` seconds. A replica whose address is gone gets `drain_timeout` seconds.
+        Those that are `drained`, which is looked at every `look_every` seconds, are given nothing new."""
+        self._drained = drained
+        self._look_every = look_every
         self._urls = tuple(urls)
         self._connect = connect
         self._resolve = resolve
@@ -77,7 +82,9 @@ class Pool:
     async def start(self) -> None:
         """Returns once each replica has been probed; those that are not ready yet are watched."""
         await self._refresh()
+        await self.heed()
         await asyncio.gather(*(replica.probe() for replica in self.replicas))
+        self._spawn(self._heed_for_ever())
         if any(discovery.is_name(url) for url in self._urls):
             self._spawn(self._follow())
 
@@ -92,18 +99,18 @@ class Pool:
         for replica in replicas:
             await replica.aclose()
 
-    def drain(self, url: str) -> bool:
-        """Gives the replica nothing new, until `undrain`. Whether there is such a one."""
-        return self._set_draining(url, True)
+    async def heed(self) -> None:
+        """Drains what is to be drained, and takes back what is not any more."""
+        drained = await asyncio.to_thread(self._drained)
+        for replica in self.replicas:
+            if replica.draining != (replica.url in drained):
+                replica.draining = not replica.draining
+                log.warning("engine at %s is %s", replica.url, "drained" if replica.draining else "in use again")
 
-    def undrain(self, url: str) -> bool:
-        return self._set_draining(url, False)
-
-    def _set_draining(self, url: str, draining: bool) -> bool:
-        if url not in self._replicas:
-            return False
-        self._replicas[url].draining = draining
-        return True
+    async def _heed_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._look_every)
+            await self.heed()
 
     def _choose(self, generation: Generation, tried: set[Replica]) -> Replica:
         usable = self._usable(tried)

@@ -13,9 +13,11 @@ import click
 from serving import ops
 from serving.console import give_up
 from serving.engine import hardware
+from serving.engine.drained import Drained
 from serving.engine.launch import Launcher, free_port
 from serving.engine.plan import LaunchError, plan
 from serving.engine.progress import Progress, State
+from serving.engine.replicas import routes_of
 from serving.processes.operators import Operators
 from serving.processes.share import check, environment, share
 from serving.processes.supervisor import Supervisor, Worker
@@ -48,7 +50,8 @@ async def serve(
                 supervisor.fail(f"no engine, so nothing to serve: {progress.message}")
 
         told_of = Operators(supervisor)
-        async with _engine(launcher, supervisor), ops.admin(operators, told_of.probes(), told_of.metrics):
+        routes = [*told_of.probes(), *routes_of(told_of.replicas, Drained(chosen.data))]
+        async with _engine(launcher, supervisor), ops.admin(operators, routes, told_of.metrics):
             code = await supervisor.run()
     if supervisor.failure is not None:
         click.echo(f"homescope-server: {supervisor.failure}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 import orjson
@@ -41,6 +42,16 @@ class Operators:
                 await exchange.answer(503, orjson.dumps({"status": "no worker is ready"}), {"retry-after": "2"})
 
         return [Route("/livez", Probe(livez)), Route("/readyz", Probe(readyz))]
+
+    async def replicas(self) -> list[dict[str, Any]]:
+        """As the workers see them together: in use if any of them can, and with what all of them gave it."""
+        found: dict[str, dict[str, Any]] = {}
+        for status, text in await self._asked("/replicas"):
+            for each in orjson.loads(text)["replicas"] if status == 200 else ():
+                known = found.setdefault(each["url"], each | {"in_flight": 0, "ready": False})
+                known["in_flight"] += each["in_flight"]
+                known["ready"] = known["ready"] or each["ready"]
+        return list(found.values())
 
     async def metrics(self) -> bytes:
         """The sum of what the workers tell, and how they do."""

@@ -30,8 +30,13 @@ def engines() -> dict[str, FakeEngine]:
 
 
 @pytest.fixture
-async def pool(engines: dict[str, FakeEngine]) -> AsyncGenerator[Pool, None]:
-    pool = Pool(URLS, engines.__getitem__)
+def drained() -> set[str]:
+    return set()
+
+
+@pytest.fixture
+async def pool(engines: dict[str, FakeEngine], drained: set[str]) -> AsyncGenerator[Pool, None]:
+    pool = Pool(URLS, engines.__getitem__, drained=lambda: drained, look_every=3600)
     await pool.start()
     yield pool
     await pool.aclose()
@@ -163,10 +168,12 @@ async def test_replicas_that_are_not_ready_are_left_out_unless_none_is(
     assert await ask(pool)
 
 
-async def test_a_replica_that_is_back_is_tried_by_one_request(pool: Pool, engines: dict[str, FakeEngine]) -> None:
+async def test_a_replica_that_is_back_is_tried_by_one_request(
+    pool: Pool, engines: dict[str, FakeEngine], drained: set[str]
+) -> None:
     engine, replica = engines["http://a"], pool.replicas[0]
-    pool.drain("http://b")
-    pool.drain("http://c")
+    drained |= {"http://b", "http://c"}
+    await pool.heed()
     engine.enqueue(error=EngineUnavailable())
     with pytest.raises(EngineUnavailable):
         await ask(pool)
@@ -186,14 +193,15 @@ async def test_a_replica_that_is_back_is_tried_by_one_request(pool: Pool, engine
 
 
 async def test_answers_of_a_machine_that_went_silent_are_given_up_and_asked_elsewhere(
-    pool: Pool, engines: dict[str, FakeEngine]
+    pool: Pool, engines: dict[str, FakeEngine], drained: set[str]
 ) -> None:
-    for url in ("http://b", "http://c"):
-        pool.drain(url)
+    drained |= {"http://b", "http://c"}
+    await pool.heed()
     engines["http://a"].always("never", gate=asyncio.Event(), gated_from=1)
     waiting = asyncio.create_task(ask(pool))
     await until(lambda: engines["http://a"].running == 1)
-    pool.undrain("http://b")
+    drained.remove("http://b")
+    await pool.heed()
     engines["http://a"].is_ready = False
     for _ in range(LOST_AFTER):
         await pool.replicas[0].probe()
@@ -213,20 +221,25 @@ async def test_who_leaves_leaves_nothing_behind(pool: Pool, engines: dict[str, F
     assert {(replica.weight, replica.outstanding, replica.usable) for replica in pool.replicas} == {(0, 0, True)}
 
 
-async def test_a_drained_replica_ends_what_it_has_begun(pool: Pool, engines: dict[str, FakeEngine]) -> None:
+async def test_a_drained_replica_ends_what_it_has_begun(
+    pool: Pool, engines: dict[str, FakeEngine], drained: set[str]
+) -> None:
     gate = asyncio.Event()
-    for url in ("http://b", "http://c"):
-        assert pool.drain(url)
+    drained |= {"http://b", "http://c", "http://nobody"}
+    await pool.heed()
     engines["http://a"].always("a", gate=gate, gated_from=2)
     async with aclosing(pool.generate(QUESTION)) as chunks:
         await anext(chunks)
-        assert pool.drain("http://a")
+        drained.add("http://a")
+        await pool.heed()
         with pytest.raises(EngineUnavailable):
             await ask(pool)
         gate.set()
         assert [chunk.finish_reason async for chunk in chunks] == ["stop"]
     await pool.replicas[0].drained()
-    assert not pool.drain("http://nobody")
+    drained.clear()
+    await pool.heed()
+    assert await ask(pool)
 
 
 async def test_names_are_looked_up_again_and_again() -> None:
