@@ -15,7 +15,15 @@ from starlette.types import Receive, Scope, Send
 from serving import logs
 from serving.access import grant
 from serving.access.keyring import Keyring
-from serving.errors import AccessDenied, Dialect, EngineUnavailable, InternalError, InvalidRequest, ServingError
+from serving.dialects import Dialect
+from serving.errors import (
+    AccessDenied,
+    EngineUnavailable,
+    InternalError,
+    InvalidRequest,
+    MethodUnsupported,
+    ServingError,
+)
 from serving.exchange import ClientGone, Exchange
 from serving.generation import Answer, Caller, Timeline
 
@@ -79,7 +87,7 @@ class Endpoint:
                 call.exchange.holder = call.caller.key_id
                 self._check_scope(call.caller)
             if call.exchange.method not in self._methods:
-                raise InvalidRequest(f"Request method '{call.exchange.method}' is not supported.")
+                raise MethodUnsupported(call.exchange.method)
             if call.exchange.has_null:
                 raise InvalidRequest("A parameter of the URL contains a null character.")
             await self._serve(call)

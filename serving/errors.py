@@ -2,6 +2,7 @@
 ServingError
 ├── InvalidRequest               400 InvalidParameter
 │   ├── MalformedBody            400 InvalidParameter
+│   ├── MethodUnsupported        400 InvalidParameter
 │   ├── EmptyModel               400 BadRequest.EmptyModel
 │   ├── EmptyInput               400 BadRequest.EmptyInput
 │   ├── BodyTooLarge             400 BadRequest.TooLarge
@@ -34,13 +35,8 @@ ServingError
 """
 
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
-
-import orjson
-
-from serving import sse
 
 PREFIX = "<400> InternalError.Algo.InvalidParameter: "
 """How the model layer's messages begin in the OpenAI-compatible protocol."""
@@ -100,6 +96,15 @@ class MalformedBody(InvalidRequest):
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"{type(self).message} {detail}")
+
+
+class MethodUnsupported(InvalidRequest):
+    """Raised for a path that is there and a method that is not; 400, as the cloud has it."""
+
+    alias = Alias("invalid_request_error")
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"Request method '{method[:20]}' is not supported.")
 
 
 class EmptyModel(InvalidRequest):
@@ -360,52 +365,3 @@ class StorageUnavailable(ServingError):
 def new_request_id() -> str:
     """Lowercase and dashed; a string, because the Java SDK rejects any other type."""
     return str(uuid.uuid4())
-
-
-def to_json(error: ServingError, request_id: str) -> bytes:
-    """The cloud's error body: exactly three keys, `code` first (some clients look for the literal `{"code":`)."""
-    return orjson.dumps({"code": error.code, "message": error.message, "request_id": request_id})
-
-
-def to_sse(error: ServingError, request_id: str, event_id: int) -> bytes:
-    """The last frame of a stream that failed after it began."""
-    return sse.frame(event_id, "error", error.status, to_json(error, request_id))
-
-
-def to_compatible_json(error: ServingError, request_id: str) -> bytes:
-    """The error body of the OpenAI-compatible protocol, with the ids beside `error` that the cloud has there."""
-    envelope = {"error": _compatible(error), "id": f"chatcmpl-{request_id}", "request_id": request_id}
-    return orjson.dumps(envelope)
-
-
-def to_compatible_sse(error: ServingError, request_id: str, event_id: int) -> bytes:
-    """The last event of a stream of that protocol; it numbers none."""
-    return b"data: " + to_compatible_json(error, request_id) + b"\n\n"
-
-
-def compatible_status(error: ServingError) -> int:
-    return error.alias.status or error.status
-
-
-def _compatible(error: ServingError) -> dict[str, str | None]:
-    alias = error.alias
-    return {"message": error.compatible_message, "type": alias.type, "param": error.param, "code": alias.code}
-
-
-def native_status(error: ServingError) -> int:
-    return error.status
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a protocol tells a failure: as the `body` of an answer with a `status`, or, once a stream has
-    begun, as its last `frame`, which is given the number that a frame would have now."""
-
-    body: Callable[[ServingError, str], bytes]
-    frame: Callable[[ServingError, str, int], bytes]
-    content_type: bytes = b"application/json"
-    status: Callable[[ServingError], int] = native_status
-
-
-NATIVE = Dialect(to_json, to_sse)
-COMPATIBLE = Dialect(to_compatible_json, to_compatible_sse, status=compatible_status)

@@ -10,9 +10,10 @@ from serving.chat import Chat
 from serving.compatible.batches import MAX_BODY, Batches
 from serving.compatible.files import FileEndpoints
 from serving.compatible.reading import Reading
+from serving.dialects import COMPATIBLE
 from serving.endpoint import Call, Endpoint, Serve
 from serving.engine.base import Engine
-from serving.errors import COMPATIBLE, ModelNotFound, RouteNotFound
+from serving.errors import ModelNotFound, RouteNotFound
 from serving.exchange import Exchange
 from serving.once import Once
 from serving.settings import Settings

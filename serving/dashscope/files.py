@@ -13,8 +13,9 @@ from serving.access.grant import Scope
 from serving.access.keyring import Keyring
 from serving.dashscope.links import Links
 from serving.dashscope.paging import page
+from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
-from serving.errors import NATIVE, FileQuotaExceeded, FileTooLarge, MalformedBody, ServingError
+from serving.errors import FileQuotaExceeded, FileTooLarge, MalformedBody, ServingError
 from serving.multipart import Form, Part, text
 from serving.settings import Settings
 from serving.storage.files import File, Files

@@ -59,9 +59,7 @@ def _message(wire: WireMessage, high_resolution: bool, reasoning: bool) -> Messa
     content = "" if wire.content is None and calls else wire.content
     if content is None:
         raise InvalidRequest("The content field is a required field.")
-    read = (
-        (Text(content),) if isinstance(content, str) else tuple(parts.read(each, high_resolution) for each in content)
-    )
+    read = _parts(content, high_resolution)
     if role == "user" and not any(not isinstance(part, Text) or part.text for part in read):
         raise InvalidRequest(NO_CONTENT)
     if role != "user":

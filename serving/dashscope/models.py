@@ -5,8 +5,8 @@ from starlette.routing import Route
 
 from serving.access.keyring import Keyring
 from serving.dashscope.paging import page
+from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
-from serving.errors import NATIVE
 from serving.settings import Settings
 
 

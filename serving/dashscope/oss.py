@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
+from serving.dialects import Dialect
 from serving.endpoint import Call, Serve
-from serving.errors import Dialect, ServingError
+from serving.errors import ServingError
 
 XML = b"application/xml"
 

@@ -17,6 +17,8 @@ MAX_SEED = 2**63 - 1
 TOP_K_OFF = 100
 """Above this `top_k` means "all tokens" in the cloud."""
 MAX_TOP_LOGPROBS = 5
+MAX_COMPLETION_TOKENS = 2**31 - 1
+"""Thoughts included, of which no page of the cloud says how many there may be; engines count in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def _sampling(values: Values, max_output_tokens: int) -> Sampling:
         ),
         frequency_penalty=_clamped(values, "frequency_penalty", -2.0, 2.0),
         max_tokens=_max_tokens(values, ("max_tokens", "max_length"), max_output_tokens),
-        max_completion_tokens=_max_tokens(values, ("max_completion_tokens",), None),
+        max_completion_tokens=_max_tokens(values, ("max_completion_tokens",), MAX_COMPLETION_TOKENS),
         seed=checked(values, "seed", integer, lambda v: 0 <= v <= MAX_SEED, f"Range of seed should be [0, {MAX_SEED}]"),
         stop=stop,
         stop_token_ids=stop_token_ids,
@@ -133,10 +135,10 @@ def _top_k(values: Values) -> int | None:
     return 0 if top_k is not None and top_k > TOP_K_OFF else top_k
 
 
-def _max_tokens(values: Values, spellings: tuple[str, ...], limit: int | None) -> int | None:
+def _max_tokens(values: Values, spellings: tuple[str, ...], limit: int) -> int | None:
     """The smallest of the spellings; `max_length` is what old Java clients send."""
-    refusal = f"Range of max_tokens should be [1, {limit}]" if limit else f"Range of {spellings[0]} should be [1, inf)"
-    given = [checked(values, name, integer, lambda v: 1 <= v <= (limit or v), refusal) for name in spellings]
+    refusal = f"Range of {spellings[0]} should be [1, {limit}]"
+    given = [checked(values, name, integer, lambda v: 1 <= v <= limit, refusal) for name in spellings]
     return min((each for each in given if each is not None), default=None)
 
 

@@ -12,9 +12,10 @@ from serving.dashscope import schema, translate
 from serving.dashscope.messages import Form
 from serving.dashscope.rendering import Rendering
 from serving.dashscope.translate import Rules
+from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
 from serving.engine.base import Engine
-from serving.errors import NATIVE, AsyncUnsupported, InvalidRequest
+from serving.errors import AsyncUnsupported, InvalidRequest
 from serving.exchange import Exchange
 from serving.once import Once
 from serving.settings import Settings

@@ -18,9 +18,10 @@ from serving.dashscope import schema, tasklist, translate
 from serving.dashscope.messages import Form
 from serving.dashscope.rendering import Rendering
 from serving.dashscope.translate import Rules, Translated
+from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
 from serving.engine.base import Engine
-from serving.errors import NATIVE, AccessDenied, NotPending, Overloaded, ServingError
+from serving.errors import AccessDenied, NotPending, Overloaded, ServingError
 from serving.generation import Answer, Timeline
 from serving.jobs.job import Failure, Job, NewJob, State
 from serving.jobs.notices import Hook

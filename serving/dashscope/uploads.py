@@ -10,8 +10,9 @@ from serving.access.grant import Scope
 from serving.access.keyring import Keyring
 from serving.dashscope.oss import OSS, XML, Refusal, refusing
 from serving.dashscope.policy import Granted, Policies
+from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
-from serving.errors import NATIVE, EmptyModel, FileQuotaExceeded, InvalidRequest, MalformedBody, ModelNotFound
+from serving.errors import EmptyModel, FileQuotaExceeded, InvalidRequest, MalformedBody, ModelNotFound
 from serving.multipart import Form, text
 from serving.settings import Settings
 from serving.storage.objects import ObjectTooLarge

@@ -34,6 +34,9 @@ MAX_THOUGHT = 81_920
 """Tokens that a model of the family thinks at most."""
 BACKGROUND = 10
 """vLLM's priority of what nobody waits for; 0 is that of everything else, lower comes first."""
+PENALTIES = (0.01, 100.0)
+"""Of what is a factor of every logit. The cloud takes any above 0; beyond these the answer is no other, but infinite
+logits make log-probabilities that are no numbers, of which vLLM makes a 500."""
 MAX_STOPS = 4
 """Stop strings that vLLM takes with one request."""
 
@@ -157,7 +160,7 @@ def _sampling(generation: Generation) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
-        "repetition_penalty": sampling.repetition_penalty,
+        "repetition_penalty": _penalty(sampling.repetition_penalty),
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "max_tokens": max_tokens(generation),
@@ -169,6 +172,10 @@ def _sampling(generation: Generation) -> dict[str, Any]:
         "top_logprobs": sampling.logprobs or None,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _penalty(factor: float | None) -> float | None:
+    return None if factor is None else min(max(factor, PENALTIES[0]), PENALTIES[1])
 
 
 def _thinking(thinking: Thinking) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 import pytest
 
 from serving import errors
+from serving.dialects import COMPATIBLE
 from serving.errors import (
-    COMPATIBLE,
     InvalidRequest,
     MalformedBody,
     ModelNotFound,
@@ -40,18 +40,6 @@ def test_every_error_says_what_happened(kind: type[ServingError]) -> None:
     assert kind.message
     assert kind.__doc__
     assert 400 <= kind.status < 600
-
-
-def test_json_has_three_keys_and_code_first() -> None:
-    body = errors.to_json(Overloaded("busy"), "id-1")
-    assert body == b'{"code":"Throttling","message":"busy","request_id":"id-1"}'
-
-
-def test_an_error_frame_carries_the_status_and_the_same_body() -> None:
-    frame = errors.to_sse(Overloaded("busy"), "id-1", 3)
-    head, data = frame.split(b"data:")
-    assert head == b"id:3\nevent:error\n:HTTP_STATUS/429\n"
-    assert json.loads(data) == {"code": "Throttling", "message": "busy", "request_id": "id-1"}
 
 
 def test_retry_after_leaves_as_a_header() -> None:
@@ -101,7 +89,8 @@ def test_retry_after_leaves_as_a_header() -> None:
 )
 def test_the_compatible_form(error: ServingError, status: int, told: dict[str, object]) -> None:
     assert COMPATIBLE.status(error) == status
-    envelope = {"error": told, "id": "chatcmpl-id-1", "request_id": "id-1"}
+    completion = {} if status == 401 else {"id": "chatcmpl-id-1"}
+    envelope = {"error": told, **completion, "request_id": "id-1"}
     assert json.loads(COMPATIBLE.body(error, "id-1")) == envelope
     frame = COMPATIBLE.frame(error, "id-1", 3)
     assert frame.startswith(b"data: {")

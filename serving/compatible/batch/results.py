@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from serving.errors import ServingError, compatible_status
+from serving.dialects import compatible_status
+from serving.errors import ServingError
 from serving.jobs.job import Failure, Job
 
 CLIENT_ERROR = "invalid_request_error"
