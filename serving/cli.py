@@ -70,9 +70,10 @@ def run(engine_urls: tuple[str, ...], no_auth: bool, **given: str | int | None) 
 main.add_command(keys)
 main.add_command(doctor)
 main.add_command(engine)
+main.add_command(size)
 main.add_command(records_group)
-main.add_command(webhooks_group)
 main.add_command(replicas_group)
+main.add_command(webhooks_group)
 
 
 def _check_auth(chosen: Settings) -> None:
