@@ -90,8 +90,9 @@ class Ledger:
         ledger = cls.__new__(cls)
         ledger.out, ledger.path, ledger._job, ledger._lines = out, path, job.fingerprint, None
         with _explained(path):
-            ledger._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.5)
+            ledger._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=0.5)
             try:
+                ledger._db.execute("PRAGMA query_only = ON")  # mode=ro would leave SQLite's files beside it
                 ledger._db.execute("SELECT 1 FROM states LIMIT 1").fetchone()
                 yield ledger
             finally:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,7 @@ def _opened(path: Path, stamp: tuple[int, int]) -> pypdfium2.PdfDocument:
         import pypdfium2
     except ImportError as error:
         raise UnusableImage("a PDF; to ask about its pages: pip install 'homescope[documents]'") from error
+    _close_at_exit()
     try:
         return pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:
@@ -87,6 +89,12 @@ def _opened(path: Path, stamp: tuple[int, int]) -> pypdfium2.PdfDocument:
         raise UnusableImage("the PDF is encrypted" if encrypted else f"the PDF cannot be read: {error}") from error
     except OSError as error:
         raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
+
+
+@cache
+def _close_at_exit() -> None:
+    """Before PDFium's own end, which complains about documents that are still open."""
+    atexit.register(lambda: _opened.cache_clear())
 
 
 def _drawn(path: Path, number: int) -> bytes:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from client.errors import InvalidRequest, ServerError, Throttled
-from client.pace import Pace
+from client.pace import Pace, _Drift
 
 
 async def use(pace: Pace, error: Exception | None = None) -> None:
@@ -90,3 +90,57 @@ async def test_never_below_one() -> None:
         await asyncio.gather(use(pace, Throttled("x")), return_exceptions=True)
     assert pace.limit == 1
     await use(pace)
+
+
+async def test_retry_after_rests_all_places() -> None:
+    pace, waits = Pace(3), []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        pace._rests_until = 0
+
+    with pytest.raises(Throttled):
+        await use(pace, Throttled("x", retry_after=20))
+    async with pace.slot(sleep):
+        pass
+    assert waits == [pytest.approx(20, abs=1)]
+
+
+async def test_a_place_is_given_back_by_who_leaves_while_waiting() -> None:
+    pace = Pace(1)
+    async with pace.slot():
+        leaving = asyncio.create_task(use(pace))
+        staying = asyncio.create_task(use(pace))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+    await staying
+    assert pace.active == 0
+
+
+def throughput(drift: _Drift, limit: float, seconds: float, answers: int = 60) -> str:
+    return [drift.seen(seconds, int(limit), limit) for _ in range(answers)][-1]
+
+
+def test_grows_while_more_places_bring_more() -> None:
+    drift = _Drift()
+    for limit in (4, 8, 16, 32, 64):
+        assert throughput(drift, limit, 1.0) == "grow"
+
+
+def test_holds_where_twice_the_places_bring_no_more() -> None:
+    drift = _Drift()
+    assert throughput(drift, 8, 1.0) == "grow"
+    assert throughput(drift, 16, 2.0) == "hold"
+
+
+def test_eases_off_when_answers_become_slower() -> None:
+    drift = _Drift()
+    throughput(drift, 8, 1.0)
+    assert throughput(drift, 8, 3.0) == "slower"
+
+
+def test_jitter_of_quick_answers_tells_nothing() -> None:
+    drift = _Drift()
+    throughput(drift, 4, 0.001)
+    assert throughput(drift, 4, 0.02) == "grow"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from client.errors import (
@@ -13,7 +15,7 @@ from client.errors import (
     Unauthorized,
     UnusableImage,
 )
-from client.retry import Policy, delay, persist
+from client.retry import Budget, Policy, delay, persist
 
 POLICY = Policy(attempts=4, throttled_attempts=9, timeout_attempts=2, base=0.5, cap=3.0, longest_retry_after=60)
 
@@ -76,3 +78,65 @@ async def test_persist_raises_the_last_error() -> None:
 
     with pytest.raises(InvalidRequest, match="no"):
         await persist(once, POLICY)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_budget_is_a_share_of_the_requests() -> None:
+    clock = Clock()
+    budget = Budget(0.25, reserve=10, clock=clock)
+    assert sum(budget.spend() for _ in range(50)) == 10, "the reserve"
+    for _ in range(100):
+        budget.request()
+    assert sum(budget.spend() for _ in range(50)) == 25
+    clock.now += 4
+    assert sum(budget.spend() for _ in range(50)) == 2
+
+
+async def test_without_budget_it_waits_and_then_gives_up() -> None:
+    clock, asked = Clock(), 0
+    budget = Budget(0, reserve=0, per_second=0, clock=clock)
+
+    async def once() -> None:
+        nonlocal asked
+        asked += 1
+        raise ServerError("x")
+
+    with pytest.raises(ServerError):
+        await persist(once, POLICY, clock.sleep, budget, clock)
+    assert asked == 1
+    assert clock.now >= POLICY.cap
+
+
+async def test_429_needs_no_budget() -> None:
+    clock, answers = Clock(), [Throttled("x"), Throttled("x")]
+    budget = Budget(0, reserve=0, per_second=0, clock=clock)
+
+    async def once() -> str:
+        if answers:
+            raise answers.pop()
+        return "ok"
+
+    assert await persist(once, POLICY, clock.sleep, budget, clock) == "ok"
+
+
+async def test_nothing_begins_after_the_deadline() -> None:
+    clock, asked = Clock(), 0
+
+    async def once() -> None:
+        nonlocal asked
+        asked += 1
+        clock.now += 4
+        raise Throttled("x", retry_after=2)
+
+    with pytest.raises(Throttled):
+        await persist(once, replace(POLICY, deadline=17), clock.sleep, clock=clock)
+    assert asked == 3
