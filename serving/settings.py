@@ -157,6 +157,9 @@ class Settings(BaseSettings):
         description="where uploads and files are kept, a folder or s3://bucket/prefix; none: in the data folder",
     )
     max_upload_bytes: int = Field(default=1_073_741_824, ge=1_048_576, description="largest uploaded file")
+    max_uploads_bytes: int = Field(
+        default=107_374_182_400, ge=1_048_576, description="bytes of all uploads behind oss:// URLs; a key gets half"
+    )
     upload_hours: int = Field(default=48, ge=1, description="hours for which an oss:// URL can be used")
     public_url: str | None = Field(
         default=None,
@@ -175,6 +178,11 @@ class Settings(BaseSettings):
     max_video_seconds: float = Field(default=1200, ge=2, description="longest video file, in seconds")
     max_media_bytes: int = Field(
         default=1_073_741_824, ge=67_108_864, description="bytes that the images of all running requests may hold"
+    )
+    max_scratch_bytes: int = Field(
+        default=8_589_934_592,
+        ge=1_048_576,
+        description="bytes of disk for the videos of all running requests; more are refused with 429",
     )
     decode_images: bool = Field(default=False, description="decode each image to find damage; 10 ms of CPU a page")
     decode_workers: int = Field(default=2, ge=1, description="processes that decode images and videos")
@@ -221,6 +229,12 @@ class Settings(BaseSettings):
     webhook_timeout: float = Field(default=15, gt=0, description="seconds in which a webhook is to be taken")
     max_waiting_tasks: int = Field(
         default=10_000, ge=1, description="waiting tasks of one key; more are refused with 429"
+    )
+    max_waiting_bytes: int = Field(
+        default=1_073_741_824, ge=1024, description="bytes of the waiting tasks of one key; more are refused with 429"
+    )
+    max_batches: int = Field(
+        default=100, ge=1, description="batches of one key that have not ended; more are refused with 429"
     )
     task_retention: int = Field(default=86_400, ge=1, description="seconds that a task is kept after its end")
     background_concurrency: int = Field(

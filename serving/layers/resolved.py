@@ -36,6 +36,10 @@ class Resolved(Layer):
                 async for chunk in chunks:
                     yield chunk
 
+    async def start(self) -> None:
+        await self._media.start()
+        await super().start()
+
     async def aclose(self) -> None:
         await super().aclose()
         await self._media.aclose()

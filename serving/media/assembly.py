@@ -9,6 +9,7 @@ from serving.media.fetch import FetchRules
 from serving.media.images import Limits
 from serving.media.policy import PUBLISHED, PixelPolicy, Processor, processor_of
 from serving.media.references import Uploads
+from serving.media.scratch import Scratch
 from serving.media.service import Media
 from serving.media.tokens import Bounds
 from serving.settings import Settings
@@ -32,6 +33,7 @@ def media(settings: Settings, *, model_folder: Callable[[], Path | None], upload
         workers=settings.decode_workers,
         memory=settings.max_media_bytes,
         patience=settings.queue_timeout,
+        scratch=Scratch(settings.data / "scratch", settings.max_scratch_bytes),
     )
 
 

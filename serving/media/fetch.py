@@ -5,7 +5,6 @@ import errno
 import ipaddress
 import logging
 import socket
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from serving.access.grant import ImagePolicy
 from serving.errors import InvalidRequest, MediaUnavailable, ServingError, StorageUnavailable
 from serving.media.addresses import BAD_URL, FORBIDDEN, PUBLIC_ONLY, Guard
 from serving.media.freshness import Cache, SingleFlight
+from serving.media.scratch import Room, boundless
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +97,12 @@ class Fetcher:
         url = self._checked(reference, policy)
         return await self._flights.do(f"{url} {policy.hosts}", lambda: self._image(url, policy))
 
-    async def video(self, reference: str, file: Path, policy: ImagePolicy = ANYWHERE) -> None:
-        """Writes the answer to `file`. Raises as `image` does."""
+    async def video(self, reference: str, file: Path, policy: ImagePolicy = ANYWHERE, room: Room = boundless) -> None:
+        """Writes the answer to `file`, once there is `room`. Raises as `image` does."""
         async with self._answer(self._checked(reference, policy), "video", {}, policy) as response:
             with stored(), file.open("wb") as out:
                 async for piece in self._pieces(response, "video"):
+                    room(len(piece))
                     await asyncio.to_thread(out.write, piece)
 
     async def aclose(self) -> None:
@@ -191,7 +192,7 @@ def stored() -> Generator[None, None, None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EFBIG):
             raise
-        log.error("a video cannot be written to %s: %s", tempfile.gettempdir(), error.strerror)
+        log.error("a video cannot be written to the disk: %s", error.strerror)
         raise StorageUnavailable from None
 
 

@@ -17,6 +17,7 @@ from serving.generation import Caller, Generation, Image, Message, Part, Timelin
 from serving.media.addresses import BAD_URL
 from serving.media.fetch import Fetcher, stored
 from serving.media.images import Limits, payload_of, unpacked
+from serving.media.scratch import Room, boundless
 
 UPLOAD = "oss://"
 
@@ -119,8 +120,8 @@ class References:
         errand.lease.keep(held)
         return Read(data, held=held)
 
-    async def video(self, reference: str, errand: Errand, file: Path) -> None:
-        """Writes the video to `file`. Raises `InvalidRequest`."""
+    async def video(self, reference: str, errand: Errand, file: Path, room: Room = boundless) -> None:
+        """Writes the video to `file`. Raises `InvalidRequest`, and what `room` raises, which is asked first."""
         occurrence = errand.occurrence(reference)
         began = time.monotonic()
         if reference.startswith(UPLOAD):
@@ -129,11 +130,13 @@ class References:
             async with aclosing(pieces):
                 with stored(), file.open("wb") as out:
                     async for piece in pieces:
+                        room(len(piece))
                         await asyncio.to_thread(out.write, piece)
         elif _is_remote(reference):
-            await self._fetcher.video(reference, file, errand.caller.grant.images)
+            await self._fetcher.video(reference, file, errand.caller.grant.images, room)
         else:
             data = (await self._unpacked(reference, errand)).data
+            room(len(data))
             with stored():
                 await asyncio.to_thread(file.write_bytes, data)
         _spend(errand, time.monotonic() - began)

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from serving.errors import InvalidRequest
@@ -15,6 +12,7 @@ from serving.media.imaging import Imaging
 from serving.media.policy import PixelPolicy, Processor
 from serving.media.pool import Workers
 from serving.media.references import Errand, References
+from serving.media.scratch import Scratch
 from serving.media.tokens import MIN_FRAMES, PAIR, Size, sampled, video_tokens
 from serving.media.work import Failure, Film, Frames, Job, Probe, Result, Sample
 
@@ -38,6 +36,7 @@ class Videos:
         self,
         references: References,
         imaging: Imaging,
+        scratch: Scratch,
         workers: Workers,
         limits: Limits,
         policy: PixelPolicy,
@@ -45,6 +44,7 @@ class Videos:
     ) -> None:
         self._references = references
         self._imaging = imaging
+        self._scratch = scratch
         self._workers = workers
         self._limits = limits
         self._policy = policy
@@ -60,8 +60,8 @@ class Videos:
         return replace(video, content=content)
 
     async def _file(self, video: Video, reference: str, errand: Errand) -> VideoContent:
-        async with _scratch() as path:
-            await self._references.video(reference, errand, path)
+        async with self._scratch.file(errand.caller.key_id) as (path, room):
+            await self._references.video(reference, errand, path, room)
             began = time.monotonic()
             film = await self._asked(Probe(str(path)), Film, PROBE_TIMEOUT_S, errand)
             self._check(film)
@@ -118,10 +118,3 @@ class Videos:
         if isinstance(result, kind):
             return result
         raise InvalidRequest(f"{INVALID} [{result.reason if isinstance(result, Failure) else 'no frames'}]")
-
-
-@asynccontextmanager
-async def _scratch() -> AsyncGenerator[Path, None]:
-    """A file for as long as it is worked on."""
-    with tempfile.TemporaryDirectory(prefix="homescope-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder) / "video"
