@@ -70,9 +70,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-async def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Raises NotReady: the process ended, or is not ready in five minutes."""
-    deadline = time.monotonic() + START_WITHIN_S
+async def until_ready(url: str, process: subprocess.Popen[bytes], log: Path, within: float = START_WITHIN_S) -> None:
+    """Raises NotReady: the process ended, or is not ready within so many seconds."""
+    deadline = time.monotonic() + within
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(5)) as session:
         while time.monotonic() < deadline and process.poll() is None:
             with suppress(aiohttp.ClientError, TimeoutError):
