@@ -17,6 +17,7 @@ from serving.processes.supervisor import Supervisor, Worker
 from serving.processes.totals import Totals, told
 from serving.server import url_of
 
+UP, RESTARTS = "homescope_worker_up", "homescope_worker_restarts"
 WITHIN = aiohttp.ClientTimeout(total=5)
 """Seconds; Prometheus waits for ten."""
 
@@ -64,8 +65,8 @@ class Operators:
                 self._totals.tell(pid, text)
         return self._totals.text(
             [
-                self._of("homescope_worker_up", "Whether the process runs", lambda worker: worker.alive),
-                self._of("homescope_worker_restarts", "Processes that ended unasked", lambda worker: worker.restarts),
+                self._of(UP, "Whether the process runs", lambda worker: worker.alive),
+                self._of(RESTARTS, "Processes that ended unasked", lambda worker: worker.restarts),
             ]
         )
 

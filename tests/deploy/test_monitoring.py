@@ -13,6 +13,8 @@ import promql_parser
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from serving.access.grant import Quota
+from serving.access.quota import LocalLedger
 from serving.app import create_app
 from serving.cache.store import Memory
 from serving.engine.base import Engine
@@ -20,7 +22,9 @@ from serving.engine.connection import connected
 from serving.jobs.queue import Backlog
 from serving.layers.admitted import Admitted
 from serving.layers.cached import Cached
+from serving.layers.limited import Limited
 from serving.metrics import STAGES, Metrics
+from serving.processes.operators import RESTARTS, UP
 from serving.server import listen, url_of
 from serving.settings import Settings
 from tests.fakes import FakeEngine
@@ -49,7 +53,8 @@ def test_each_expression_can_be_parsed(expression: str) -> None:
 
 def stack(engine: Engine) -> Engine:
     """All layers that have metrics."""
-    return Cached(Admitted(engine, max_in_flight=1, max_queued=1, queue_timeout=1), Memory(1, 1))
+    cached = Cached(Admitted(engine, max_in_flight=1, max_queued=1, queue_timeout=1), Memory(1, 1))
+    return Limited(cached, LocalLedger(), Quota())
 
 
 async def test_each_metric_that_is_looked_at_exists(tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ async def test_each_metric_that_is_looked_at_exists(tmp_path: Path) -> None:
         return Backlog()
 
     told = (await Metrics(stack(pool), (), {}, backlog).text()).decode()
-    known = set(re.findall(r"^# TYPE (homescope_[a-z_]+) ", told, re.MULTILINE))
+    known = set(re.findall(r"^# TYPE (homescope_[a-z_]+) ", told, re.MULTILINE)) | {UP, RESTARTS}
     looked_at = {name for expression in expressions() for name in NAME.findall(expression)}
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in looked_at} <= known
 
