@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 RETRY_AFTER = 5
 """Seconds to wait for an engine that is away; clients cap the header at 8."""
 
-CONTEXT = re.compile(r"(?:maximum context length(?: is)? \(?|cannot be greater than max_model_len=)(\d+)")
+CONTEXT = re.compile(
+    r"(?:maximum context length(?: is)? \(?|cannot be greater than max_model_len=|maximum model length of )(\d+)"
+)
 DYING = re.compile(r"EngineCore encountered an issue|EngineDeadError|engine is dead", re.IGNORECASE)
 """The server outlives its engine for a moment, and says so with a 500."""
 FORGOTTEN = re.compile(r"Cache miss for \w+ at index \d+ but data is not provided")
