@@ -26,6 +26,7 @@ from serving.engine.size_command import size
 from serving.processes import command as processes
 from serving.server import BadCertificate, CannotListen, Certificate, Server, certificate_of, config_of, listen, url_of
 from serving.settings import Settings, SettingsError
+from serving.storage.commands import backup, restore
 from serving.storage.records.commands import records_group
 from serving.webhooks.commands import webhooks_group
 
@@ -72,6 +73,8 @@ main.add_command(doctor)
 main.add_command(engine)
 main.add_command(size)
 main.add_command(records_group)
+main.add_command(backup)
+main.add_command(restore)
 main.add_command(replicas_group)
 main.add_command(webhooks_group)
 
