@@ -16,7 +16,7 @@ import PIL.Image
 from serving.app import create_app
 from serving.doctor.finding import Finding
 from serving.doctor.stores import SKEW
-from serving.engine import connection, discovery
+from serving.engine import connection, discovery, triton
 from serving.settings import Settings
 
 PATH = "/api/v1/services/aigc/multimodal-generation/generation"
@@ -46,7 +46,22 @@ async def engines(settings: Settings) -> list[Finding]:
     return found
 
 
+async def _triton(url: str) -> Finding:
+    replica = triton.Triton(url)
+    await replica.start()
+    try:
+        if await replica.ready():
+            return Finding("ok", "engine", f"{url}: Triton has the model ready")
+    finally:
+        await replica.aclose()
+    return Finding(
+        "fail", "engine", f"{url}: the model is not ready; does Triton run there, with a model of this name?"
+    )
+
+
 async def _engine(url: str, settings: Settings) -> Finding:
+    if triton.is_triton(url):
+        return await _triton(url)
     base = url.rstrip("/").removesuffix("/v1")
     key = settings.engine_key
     headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}

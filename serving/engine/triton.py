@@ -7,6 +7,7 @@ the chat template is rendered here. What it has no input for is refused: videos,
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -18,7 +19,7 @@ import pybase64
 from msgspec import Struct
 
 from serving.engine import answer, chat
-from serving.engine.refusals import RETRY_AFTER, refusal
+from serving.engine.refusals import DYING, RETRY_AFTER, refusal
 from serving.engine.vllm import KEEP_ALIVE, PROBE_TIMEOUT, translated
 from serving.errors import EngineUnavailable, GenerationFailed, InvalidRequest
 from serving.generation import Chunk, FinishReason, Generation, Image, Message, Text, Usage, Video
@@ -29,6 +30,9 @@ SCHEME = "triton+http://"
 PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"
 """What the backend's renderer expects where an image stands in the prompt of a Qwen-VL model."""
 SEES_NO = "This server's engine (Triton) takes no {what}."
+
+
+AWAY = re.compile(rf"unknown model|is not ready|unavailable|{DYING.pattern}", re.IGNORECASE)
 
 
 class _Piece(Struct):
@@ -241,9 +245,7 @@ def refused(status: int, told: bytes) -> Exception:
         text = _decoder.decode(told.removeprefix(b"data: ")).error or ""  # it may be an event even where it is alone
     except (msgspec.MsgspecError, UnicodeDecodeError):
         text = ""
-    if "unknown model" in text or "is not ready" in text or "unavailable" in text.lower():
+    if AWAY.search(text):  # with a status of 400, as everything has that goes wrong before the first piece
         log.warning("triton: %s", text[:300])
         return EngineUnavailable(retry_after=RETRY_AFTER)
-    if status == 400:
-        return InvalidRequest(text[:500] or None)
     return refusal(status, text) if text else GenerationFailed()

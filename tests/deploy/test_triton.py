@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.doctor.engines import engines
 from serving.engine.connection import connected
 from serving.engine.triton import Triton
 from serving.errors import ContextTooLong, EngineUnavailable, InvalidRequest
@@ -223,3 +224,9 @@ async def test_it_is_one_more_replica_of_a_pool(server: Server, tmp_path: Path) 
         assert "".join(texts).startswith("0 images")
     finally:
         await pool.aclose()
+
+
+async def test_the_doctor_tells_whether_the_model_is_ready(server: Server, tmp_path: Path) -> None:
+    other = server.url.replace("qwen3-vl", "other")
+    found = await engines(Settings(data=tmp_path, engine_urls=(server.url, other)))
+    assert [finding.level for finding in found] == ["ok", "fail"]

@@ -37,7 +37,7 @@ class TritonPythonModel:
         images = ["x".join(map(str, size(each))) for each in read(request, "image", [])]
         if "fail" in prompt:
             error = pb_utils.TritonError(
-                "Error generating stream: The decoder prompt (length 5000) is longer than the maximum model length of 4096."
+                "Error generating stream: The prompt is longer than the maximum model length of 4096."
             )
             sender.send(pb_utils.InferenceResponse(output_tensors=[self.text(["N/A"])], error=error), flags=FINAL)
             return
