@@ -8,8 +8,7 @@ spike:4,40:180       4 users, 40 in the middle third
 from __future__ import annotations
 
 import os
-
-from locust import LoadTestShape
+from typing import Any
 
 
 class BadShape(ValueError):
@@ -39,16 +38,17 @@ def users(words: str, now: float) -> int | None:
     raise BadShape(f"{words!r} is none of step:2,4,8:180, ramp:1-20:300, spike:4,40:180")
 
 
-def chosen() -> type[LoadTestShape] | None:
+def chosen() -> Any:
     """The shape that the environment names, as Locust wants it: a class in the locustfile; None without one."""
     words = os.environ.get("HOMESCOPE_SHAPE", "")
     if not words:
         return None
     users(words, 0.0)
+    from locust import LoadTestShape  # here, for it replaces the sockets of whatever imports it
 
     class Chosen(LoadTestShape):
         def tick(self) -> tuple[int, float] | None:
-            now = users(words, self.get_run_time())
+            now = users(words, float(self.get_run_time()))  # type: ignore[no-untyped-call]
             return None if now is None else (now, max(1.0, float(now)))
 
     return Chosen
