@@ -77,10 +77,11 @@ async def figures_of(
         if reading.ended:
             return
         crashes += 1
-        if reading.begun is None or crashes >= _MOST_CRASHES:
-            raise UnreadableDocument(f"{path}: reading it crashed {crashes} times: {reading.reason}")
-        yield PageFailed(reading.begun, reading.reason)
-        first = reading.begun + 1
+        if crashes >= _MOST_CRASHES or (reading.begun is None and reading.told is None):
+            raise UnreadableDocument(f"{path}: it could not be read: {reading.reason}")
+        if reading.begun is not None:
+            yield PageFailed(reading.begun, reading.reason)
+        first = (reading.begun or reading.told or first) + 1
 
 
 def check_installed() -> None:
@@ -96,11 +97,13 @@ def _prepare(path: Path, folder: Path) -> None:
 
 
 class _Process:
-    """One run of the worker. `ended`: it came to the end of the document; else `begun` is the page it died on."""
+    """One run of the worker. `ended`: it came to the end of the document; else `begun` is the page it died on, None
+    where it died between two, and `told` the last that it was done with."""
 
     def __init__(self, task: _Task, first: int) -> None:
         self.task, self.first = task, first
         self.begun: int | None = None
+        self.told: int | None = None
         self.ended, self.reason = False, ""
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -143,6 +146,7 @@ class _Process:
         if kind == "begun":
             self.begun = said["page"]
             return None
+        self.begun, self.told = None, said["page"]
         if kind == "failed":
             return PageFailed(said["page"], said["reason"])
         return PageRead(said["page"], tuple(_figure(each) for each in said["figures"]))

@@ -213,11 +213,13 @@ class Store:
 
     async def outcomes(self, digest: str) -> list[RowMapping]:
         """Each figure of a document with the latest reading that it has: what the page shows."""
+        each = readings.alias()
         latest = (
-            select(readings.c.id)
-            .where(readings.c.figure == figures.c.id)
-            .order_by((readings.c.state == "done").desc(), readings.c.id.desc())
+            select(each.c.id)
+            .where(each.c.figure == figures.c.id)
+            .order_by((each.c.state == "done").desc(), each.c.id.desc())
             .limit(1)
+            .correlate(figures)
             .scalar_subquery()
         )
         query = (
