@@ -2,21 +2,27 @@
 
     python -m benchmarks.client_mock --port 9100 --latency 0.5
 
-POST, to any path, is a question and gets one answer of the native protocol; GET tells how many there were so far, and
-how many of them were asked more than once (equal bodies).
+Every request, to any path, is a question and gets the same answer of the native protocol.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import hashlib
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import cast
 
 import httptools
 import orjson
 import uvloop
 
+PATH = "/services/aigc/multimodal-generation/generation"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 ANSWER = orjson.dumps(
     {
@@ -37,27 +43,41 @@ ANSWER = orjson.dumps(
 )
 
 
-class Counts:
-    """Questions in all, and the digests of their bodies: equal ones are one question asked again."""
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
-    def __init__(self, *, remember: bool) -> None:
-        self.questions = self.repeated = 0
-        self._seen: set[bytes] | None = set() if remember else None
+
+def waited(port: int, seconds: float = 30.0) -> None:
+    """Returns once something listens there.
+
+    Raises:
+        TimeoutError: nothing did.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+class Log:
+    """Appends the digest of every question's image, 16 hexadecimal digits, before the question is answered."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def add(self, body: bytes) -> None:
-        self.questions += 1
-        if self._seen is not None:
-            digest = hashlib.blake2b(body, digest_size=12).digest()
-            self.repeated += digest in self._seen
-            self._seen.add(digest)
-
-    def told(self) -> bytes:
-        return orjson.dumps({"questions": self.questions, "repeated": self.repeated})
+        uri = orjson.loads(body)["input"]["messages"][0]["content"][0]["image"]
+        digest = hashlib.sha256(base64.b64decode(uri.partition(",")[2])).hexdigest()[:16]
+        os.write(self._file, f"{digest}\n".encode())
 
 
 class Connection(asyncio.Protocol):
-    def __init__(self, latency: float, counts: Counts) -> None:
-        self._latency, self._counts = latency, counts
+    def __init__(self, latency: float, log: Log | None) -> None:
+        self._latency, self._log = latency, log
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
@@ -73,10 +93,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         body, self._parts = b"".join(self._parts), []
-        if self._parser.get_method() == b"GET":
-            self._write(self._counts.told())
-            return
-        self._counts.add(body)
+        if self._log is not None:
+            self._log.add(body)
         if self._latency:
             asyncio.get_running_loop().call_later(self._latency, self._write, ANSWER)
         else:
@@ -87,10 +105,9 @@ class Connection(asyncio.Protocol):
             self._transport.write(HEAD % len(body) + body)
 
 
-async def serve(port: int, latency: float, *, remember: bool) -> None:
-    counts = Counts(remember=remember)
+async def serve(port: int, latency: float, log: Log | None) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(latency, counts), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(lambda: Connection(latency, log), "127.0.0.1", port, backlog=1024)
     await server.serve_forever()
 
 
@@ -98,6 +115,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=9100)
     parser.add_argument("--latency", type=float, default=0.5, help="seconds from question to answer")
-    parser.add_argument("--remember", action="store_true", help="count repeated questions (memory grows)")
+    parser.add_argument("--log", type=Path, help="write the digest of every question's image to this file")
     arguments = parser.parse_args()
-    uvloop.run(serve(arguments.port, arguments.latency, remember=arguments.remember))
+    uvloop.run(serve(arguments.port, arguments.latency, None if arguments.log is None else Log(arguments.log)))

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from client.errors import DiskFull, LedgerBusy, LedgerError
-from client.models import Job, Record, from_json, state, to_json
+from client.models import Failed, Job, Record, from_json, state, to_json
 
 _APPLICATION_ID = 0x686F6D65  # "home": tells our files from any other SQLite file
 _VERSION = 1
@@ -30,7 +30,7 @@ CREATE INDEX by_file ON states (job, file, id);
 """
 _RECORDS = """
 SELECT record FROM states
-WHERE id IN (SELECT max(id) FROM states WHERE job = ? GROUP BY file)
+WHERE id IN (SELECT max(id) FROM states WHERE job = :job GROUP BY file) AND (:state IS NULL OR state = :state)
 ORDER BY position, id
 """
 _RESERVE_BYTES = 4 * 2**20
@@ -199,8 +199,16 @@ class Ledger:
 
     def records(self) -> Iterator[Record]:
         """The latest record of every file of the job, in the order of the images."""
-        rows = self._db.execute(_RECORDS, (self._job,))
-        return (from_json(line) for (line,) in rows)
+        return map(from_json, self._latest())
+
+    def failures(self) -> Iterator[Failed]:
+        """Those of `records` that failed."""
+        found = (from_json(line) for line in self._latest("failed"))
+        return (record for record in found if isinstance(record, Failed))
+
+    def _latest(self, state: str | None = None) -> Iterator[str]:
+        rows = self._db.execute(_RECORDS, {"job": self._job, "state": state})
+        return (line for (line,) in rows)
 
     def export(self) -> None:
         """Writes the results file anew, in one step: a reader sees the old one or the new one.
@@ -212,7 +220,7 @@ class Ledger:
         try:
             with _explained(self.out):
                 with new.open("w", encoding="utf-8") as file:
-                    file.writelines(f"{to_json(record)}\n" for record in self.records())
+                    file.writelines(f"{line}\n" for line in self._latest())
                 new.replace(self.out)
         finally:
             new.unlink(missing_ok=True)

@@ -109,7 +109,7 @@ async def run(session: Session, plan: Plan) -> int:
         stopped = await _asked(batch, plan, console)
         summary = _summary(ledger, plan, console)
         _write_parquet(ledger, plan, console)
-        failures = list(islice((record for record in ledger.records() if isinstance(record, Failed)), _SHOWN_FAILURES))
+        failures = list(islice(ledger.failures(), _SHOWN_FAILURES))
     code = _outcome(batch, summary, plan, stopped)
     if not plan.quiet or code:
         _tell(_lines(batch, summary, plan, failures, time.monotonic() - began))
