@@ -15,7 +15,7 @@ from serving.compatible.batch.life import Lives
 from serving.compatible.batch.record import ACTIVE, CALLBACK, MOMENTS, Batch, Records, Status, Wanted
 from serving.compatible.query import limit, moment
 from serving.endpoint import Call
-from serving.errors import AccessDenied, Alias, FileMissing, InvalidRequest, RequestTimeout
+from serving.errors import AccessDenied, Alias, FileMissing, InvalidRequest, QuotaExceeded, RequestTimeout
 from serving.jobs.groups import Groups
 from serving.storage.files import Files
 from serving.webhooks.callbacks import Callbacks
@@ -27,6 +27,8 @@ WINDOW_HOURS = (24, 336)
 MAX_BODY = 1 << 20
 BODY_WITHIN = 60.0
 """Seconds."""
+RETRY_AFTER = 8
+"""Seconds, the most that clients heed; a batch ends later."""
 MAX_EXTRA = 16
 MAX_EXTRA_CHARS = 512
 PAGE = 20
@@ -53,7 +55,11 @@ class UnsupportedState(InvalidRequest):
 class Batches:
     """The endpoints of batches; what becomes of them is led elsewhere."""
 
-    def __init__(self, records: Records, lives: Lives, groups: Groups, files: Files, callbacks: Callbacks) -> None:
+    def __init__(
+        self, records: Records, lives: Lives, groups: Groups, files: Files, callbacks: Callbacks, *, most: int
+    ) -> None:
+        """`most` batches of one key may not have ended."""
+        self._most = most
         self._callbacks = callbacks
         self._records = records
         self._lives = lives
@@ -83,10 +89,13 @@ class Batches:
         if wire.endpoint != ENDPOINT:
             message = f"The provided url '{(wire.endpoint or '')[:80]}' is not supported by the Batch API."
             raise InvalidRequest(message, param="endpoint")
+        input_file_id = await self._input(call, wire.input_file_id)
+        if await self._records.active(call.caller.key_id) >= self._most:
+            raise QuotaExceeded(f"This API key has {self._most} batches that have not ended.", retry_after=RETRY_AFTER)
         batch = await self._records.create(
             call.caller,
             endpoint=ENDPOINT,
-            input_file_id=await self._input(call, wire.input_file_id),
+            input_file_id=input_file_id,
             window=window,
             extra=self._extra(wire.metadata),
             claim=call.claim,

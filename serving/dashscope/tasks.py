@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,7 +10,6 @@ import orjson
 from sqlalchemy.exc import IntegrityError
 from starlette.routing import Route
 
-from serving import logs
 from serving.access.grant import Scope
 from serving.access.keyring import Keyring
 from serving.dashscope import schema, tasklist, translate
@@ -22,7 +20,8 @@ from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
 from serving.engine.base import Engine
 from serving.errors import AccessDenied, NotPending, Overloaded, ServingError
-from serving.generation import Answer, Timeline
+from serving.generation import Timeline
+from serving.jobline import logged
 from serving.jobs.job import Failure, Job, NewJob, State
 from serving.jobs.notices import Hook
 from serving.jobs.queue import Queue
@@ -65,6 +64,7 @@ class Tasks:
         self._rules = Rules.of(settings)
         self._output_text = settings.output_text
         self._max_waiting = settings.max_waiting_tasks
+        self._max_bytes = settings.max_waiting_bytes
         self.keep_ms = round(settings.task_retention * 1000)
 
     async def submit(self, call: Call, form: Form, body: bytes) -> bytes:
@@ -73,6 +73,9 @@ class Tasks:
             raise AccessDenied("This API key lacks the scope tasks.")
         waiting = await self._queue.waiting(KIND, call.caller.key_id, self._max_waiting)
         if waiting >= self._max_waiting:
+            raise Overloaded(retry_after=RETRY_AFTER)
+        held = await self._queue.waiting_bytes(KIND, call.caller.key_id) if waiting else 0
+        if held and held + len(body) > self._max_bytes:
             raise Overloaded(retry_after=RETRY_AFTER)
         details = {"form": form, "request_id": call.exchange.request_id, "resolve_oss": wants_oss(call)}
         deadline = self._queue.clock() + TIMEOUT_MS
@@ -97,22 +100,14 @@ class Tasks:
 
     async def run(self, job: Job) -> bytes:
         """The answer, byte for byte as the call would have been given it that had waited, but for the request id."""
-        timeline, answer = Timeline(), Answer()
-        outcome = "cut_off"
-        try:
-            translated = await self._read(job, timeline)
+        with logged(job) as run:
+            translated = await self._read(job, run.timeline)
             question = replace(translated.generation, priority="background")
+            run.images = len(question.images)
             async with aclosing(self._engine.generate(question)) as chunks:
                 async for chunk in chunks:
-                    timeline.first_chunk = timeline.first_chunk or time.monotonic()
-                    answer.add(chunk)
-            outcome = "ok"
-        except ServingError as error:
-            outcome = error.code
-            raise
-        finally:
-            _log(job, timeline, answer, outcome)
-        return Rendering.of(translated, job.details["form"], output_text=self._output_text).whole(answer)
+                    run.add(chunk)
+        return Rendering.of(translated, job.details["form"], output_text=self._output_text).whole(run.answer)
 
     async def _read(self, job: Job, timeline: Timeline) -> Translated:
         return translate.to_generation(
@@ -174,23 +169,3 @@ def state(job: Job, result: bytes) -> dict[str, Any]:
         return {"output": output}
     answer = orjson.loads(result)
     return {"output": output | answer["output"], "usage": answer["usage"]}
-
-
-def _log(job: Job, times: Timeline, answer: Answer, outcome: str) -> None:
-    times.ended = time.monotonic()
-    logs.finished(
-        logs.RequestLine(
-            request_id=job.id,
-            key=job.caller.name,
-            model=job.model,
-            status=200,
-            outcome=outcome,
-            stream=False,
-            images=0,
-            input_tokens=answer.usage.input_tokens,
-            output_tokens=answer.usage.output_tokens,
-            queued_ms=logs.span_ms(times.received, times.admitted),
-            first_chunk_ms=logs.span_ms(times.received, times.first_chunk),
-            total_ms=logs.span_ms(times.received, times.ended),
-        )
-    )

@@ -106,6 +106,14 @@ class Queue:
         async with self.reading() as connection:
             return (await connection.execute(select(func.count()).select_from(found))).scalar_one()
 
+    async def waiting_bytes(self, kind: str, caller_id: str) -> int:
+        """Of what the caller's jobs that wait have been handed in with. Neither database reads the contents for it."""
+        mine = (jobs.c.kind == kind, jobs.c.caller_id == caller_id, jobs.c.state == State.PENDING)
+        length = func.coalesce(func.sum(func.length(payloads.c.data)), 0)
+        statement = select(length).join(jobs, jobs.c.id == payloads.c.job_id).where(*mine)
+        async with self.reading() as connection:
+            return int((await connection.execute(statement)).scalar_one())
+
     async def backlog(self) -> Backlog:
         """Of all kinds and callers."""
         statement = (

@@ -17,7 +17,13 @@ class Storage:
         self.records = records
         self.objects = objects.at(settings.objects, settings.data)
         self.files = Files(records, self.objects)
-        self.uploads = Uploads(records, self.objects, lifetime=settings.upload_hours * 3600)
+        self.uploads = Uploads(
+            records,
+            self.objects,
+            lifetime=settings.upload_hours * 3600,
+            quota=settings.max_uploads_bytes // 2,
+            total=settings.max_uploads_bytes,
+        )
         self.claims = Claims(records, lifetime=settings.idempotency_hours * 3600)
         self._sweeper = Sweeper(self.files.sweep, self.uploads.sweep, self.claims.sweep)
 

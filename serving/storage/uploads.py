@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Integer, String, Table, delete, func, insert, select
+from sqlalchemy import BigInteger, Column, Integer, String, Table, case, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from serving.errors import FileQuotaExceeded, InvalidRequest
@@ -55,20 +57,26 @@ class Uploads:
         lifetime: float = LIFETIME_S,
         clock: Callable[[], float] = time.time,
         quota: int = QUOTA,
+        total: int = 2 * QUOTA,
     ) -> None:
-        """`lifetime` in seconds; `clock` tells the seconds since the epoch; `quota` in bytes, of one owner."""
+        """`lifetime` in seconds; `clock` tells the seconds since the epoch; `quota` in bytes, of one owner, and `total`
+        of all."""
         self._database = database
         self._objects = objects
         self._journal = Journal(database, objects, clock=clock)
         self._lifetime = lifetime
         self._quota = quota
+        self._total = total
+        self._coming: Counter[str] = Counter()
+        """Bytes of uploads that have not ended, by owner."""
         self._clock = clock
 
     async def keep(self, key: str, owner: str, model: str, pieces: AsyncIterable[bytes], limit: int) -> None:
         """Stores an upload of the API key `owner`. Raises `ObjectTooLarge` beyond `limit` bytes, `FileQuotaExceeded`
-        where the owner has no room left, and whatever `pieces` raises; then nothing is kept."""
-        await self._check_room(owner)
-        stored = await self._journal.put("uploads", pieces, limit)
+        where there is no room left for the owner, and whatever `pieces` raises; then nothing is kept."""
+        room = await self._room(owner)
+        async with aclosing(self._counted(owner, pieces, room)) as counted:
+            stored = await self._journal.put("uploads", counted, limit)
         values = {"key": key, "owner": owner, "model": model, "size": stored.size, "object": stored.name}
         expires_at = int(self._clock() + self._lifetime)
         async with self._database.begin() as connection:
@@ -114,15 +122,29 @@ class Uploads:
         await self._journal.sweep()
         return len(expired)
 
-    async def _check_room(self, owner: str) -> None:
-        """Before the bytes come: who sends several at once gets beyond by those."""
-        alive = (_uploads.c.owner == owner) & (_uploads.c.expires_at > int(self._clock()))
+    async def _room(self, owner: str) -> int:
+        """Bytes that the owner has left. Raises `FileQuotaExceeded` where there are none."""
+        alive = _uploads.c.expires_at > int(self._clock())
+        mine = func.sum(case((_uploads.c.owner == owner, _uploads.c.size), else_=0))
         async with self._database.connect() as connection:
-            held = await connection.scalar(select(func.sum(_uploads.c.size)).where(alive)) or 0
-        if held >= self._quota:
-            raise FileQuotaExceeded(
-                f"Upload file capacity exceed limit. At most {self._quota} bytes are kept, there are {held}."
-            )
+            held, own = (await connection.execute(select(func.sum(_uploads.c.size), mine).where(alive))).one()
+        room = min(self._quota - (own or 0), self._total - (held or 0))
+        if room <= self._coming[owner]:
+            raise _full(self._quota, own or 0)
+        return int(room)
+
+    async def _counted(self, owner: str, pieces: AsyncIterable[bytes], room: int) -> AsyncGenerator[bytes, None]:
+        """The pieces, as long as all that comes for the owner at the same time fits into its room."""
+        size = 0
+        try:
+            async for piece in pieces:
+                size += len(piece)
+                self._coming[owner] += len(piece)
+                if self._coming[owner] > room:
+                    raise _full(self._quota, self._quota - room)
+                yield piece
+        finally:
+            self._coming[owner] -= size
 
     async def _find(self, key: str, owner: str, index: int, count: int) -> _Upload | None:
         query = (
@@ -137,3 +159,7 @@ class Uploads:
             return None
         chosen = newest_first[::-1][min(index, len(newest_first) - 1)]
         return _Upload(chosen.size, chosen.object)
+
+
+def _full(quota: int, held: int) -> FileQuotaExceeded:
+    return FileQuotaExceeded(f"Upload file capacity exceed limit. At most {quota} bytes are kept, there are {held}.")

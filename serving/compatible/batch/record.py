@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, Row, Select, String, Table, insert, select, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Integer,
+    Row,
+    Select,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -197,6 +211,12 @@ class Records:
             query = query.where(_batches.c.number < (await self.get(after, owner)).number)
         found = await self._all(query.order_by(_batches.c.number.desc()).limit(limit + 1))
         return found[:limit], len(found) > limit
+
+    async def active(self, owner: str) -> int:
+        """How many of the owner's have not ended."""
+        query = select(func.count()).where(_batches.c.owner == owner, _batches.c.status.in_(ACTIVE))
+        async with self._database.connect() as connection:
+            return await connection.scalar(query) or 0
 
     async def unfinished(self) -> list[tuple[str, Status]]:
         """Ids and statuses of those that something is left to do for."""

@@ -31,7 +31,7 @@ class BatchService:
         callbacks = Callbacks(settings)
         records, groups = Records(database, hooks=callbacks.hooks), Groups(queue)
         self._lives = Lives(records, files, groups, settings.served_models, settings.data)
-        self.endpoints = Batches(records, self._lives, groups, files, callbacks)
+        self.endpoints = Batches(records, self._lives, groups, files, callbacks, most=settings.max_batches)
         self.work = LineWork(
             engine, files, keyring, Reading(settings), timeout=settings.request_timeout, on_end=self._lives.tell
         )

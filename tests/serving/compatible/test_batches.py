@@ -9,9 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.app import create_app
 from serving.errors import ContextTooLong
+from serving.logs import RequestLine
+from serving.settings import Settings
 from tests.fakes import FakeEngine
-from tests.serving.compatible.wire import chat
+from tests.serving.compatible.wire import chat, user
 
 ENDPOINT = "/v1/chat/completions"
 FINAL = {"completed", "failed", "expired", "cancelled"}
@@ -96,6 +99,24 @@ async def test_a_batch_from_its_creation_to_its_output(client: httpx.AsyncClient
         assert body["choices"][0]["message"]["content"] == "A dog."
         assert body["id"] == f"chatcmpl-{each['response']['request_id']}"
     assert {question.priority for question in engine.history} == {"background"}
+
+
+async def test_each_line_has_a_line_in_the_log_that_says_nothing_of_it(
+    client: httpx.AsyncClient, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "serving.requests")
+    engine.enqueue("A secret", " answer.")
+    engine.enqueue(error=ContextTooLong(4096))
+    lines = [line(name, body=chat(user("a secret question"))) for name in ("one", "two")]
+    batch = await run(client, [*lines, line("three", body=chat(temperature=9))])
+    (answered,) = await content(client, batch["output_file_id"])
+    failed = await content(client, batch["error_file_id"])
+    logged = [each for record in caplog.records if isinstance(each := (record.args or [None])[0], RequestLine)]
+    told = {each.request_id: each for each in logged}
+    line_of = told[answered["id"]]
+    assert (line_of.outcome, line_of.model, line_of.key, line_of.output_tokens) == ("ok", "qwen3-vl-30b", "test", 2)
+    assert [told[each["id"]].outcome for each in failed] == ["InvalidParameter", "InvalidParameter"]
+    assert "secret" not in caplog.text
 
 
 async def test_lines_that_fail_go_to_the_error_file(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -236,3 +257,27 @@ async def test_the_list_of_batches(client: httpx.AsyncClient) -> None:
 )
 async def test_lists_that_cannot_be(client: httpx.AsyncClient, query: str) -> None:
     assert (await client.get(f"/v1/batches?{query}")).status_code == 400
+
+
+async def test_a_key_has_so_many_batches_at_a_time(settings: Settings, engine: FakeEngine, key: str) -> None:
+    app = create_app(settings.model_copy(update={"max_batches": 1}), engine)
+    headers = {"authorization": f"Bearer {key}"}
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client,
+    ):
+        await one_after_the_other(client, engine)
+
+
+async def one_after_the_other(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    gate = asyncio.Event()
+    engine.always("ok", gate=gate, gated_from=1)
+    file_id = await upload(client, [line("q")])
+    first = (await create(client, file_id)).json()["id"]
+    refused = await create(client, file_id)
+    assert refused.status_code == 429
+    assert "1 batches that have not ended" in refused.json()["error"]["message"]
+    gate.set()
+    await ended(client, first)
+    assert (await create(client, file_id)).status_code == 200
