@@ -20,10 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gevent
 import requests
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import MasterRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 # Locust puts this file's folder before the repository on the path; run from there, or installed, both are found.
 import sys  # isort: skip
@@ -50,6 +51,13 @@ def add_arguments(parser: LocustArgumentParser) -> None:
     parser.add_argument("--records", default="", help="File for raw records, JSON lines", include_in_web_ui=False)
 
 
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def look_at_the_clock(**kwargs: Any) -> None:
+    """gevent's timers count from when its loop last looked, before all imports: a short --run-time would be over before
+    the first request."""
+    gevent.get_hub().loop.update_now()
+
+
 _START = time.perf_counter_ns()
 _numbers = itertools.count()
 _writers: list[Writer] = []
@@ -64,8 +72,8 @@ def open_records(environment: Environment, **kwargs: Any) -> None:
 
 def _own(path: Path, locust: Environment) -> Path:
     """A worker's file has its number in the name: workers share a folder, not a file."""
-    index = getattr(locust.runner, "worker_index", None)
-    return path if index is None else path.with_stem(f"{path.stem}-{index}")
+    runner = locust.runner
+    return path.with_stem(f"{path.stem}-{runner.worker_index}") if isinstance(runner, WorkerRunner) else path
 
 
 def _run(locust: Environment) -> dict[str, Any]:
