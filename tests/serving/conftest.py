@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -27,23 +29,46 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
+@cache
+def defaults() -> Settings:
+    """Read once: settings look at the environment, which takes as long as a request does."""
+    return Settings()
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Override by a fixture of the same name, or by indirect parameters, where a test is about one of them."""
-    return Settings(data=tmp_path / "data")
+    return defaults().model_copy(update={"data": tmp_path / "data"})
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A database with its tables and one key, and that key. To make them is a third of what a test of the app costs."""
+    folder = tmp_path_factory.mktemp("template")
+
+    async def made() -> str:
+        records = database.at(folder)
+        await database.create_tables(records, folder)
+        secret = await KeyStore(records).create("test")
+        await records.dispose()
+        return secret
+
+    return folder / "homescope.db", asyncio.run(made())
 
 
 @pytest.fixture
-async def key(settings: Settings) -> str:
-    records = database.at(settings.data)
-    await database.create_tables(records, settings.data)
-    secret = await KeyStore(records).create("test")
-    await records.dispose()
+def key(settings: Settings, template: tuple[Path, str]) -> str:
+    file, secret = template
+    assert not (settings.data / file.name).exists(), "ask for the key before the server"
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copy(file, settings.data)
     return secret
 
 
 @pytest.fixture
-async def app(settings: Settings, engine: FakeEngine) -> AsyncGenerator[Router, None]:
+async def app(settings: Settings, engine: FakeEngine, key: str) -> AsyncGenerator[Router, None]:
+    """The app once it runs. `key` comes first, because it brings the database."""
+    assert key
     app = create_app(settings, engine)
     async with app.lifespan_context(app):
         yield app

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from collections.abc import Iterator
 
 import httpx
@@ -58,7 +59,7 @@ async def test_nothing_of_a_request_reaches_the_log(
     client: httpx.AsyncClient, engine: FakeEngine, form: str, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.set_up("json" if form == "json" else "text", "debug")
-    image = data_uri(png(64, 64, CANARY.encode()))
+    image = data_uri(png(64, 64, zlib.compress(b"") + CANARY.encode()))
     engine.enqueue(CANARY)
     engine.enqueue(CANARY, error=EngineUnavailable())
     engine.enqueue(error=GenerationFailed())

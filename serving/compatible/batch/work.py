@@ -11,7 +11,7 @@ from serving.compatible.batch import lines, results
 from serving.compatible.reading import Reading
 from serving.engine.base import Engine
 from serving.errors import RequestTimeout, ServingError
-from serving.generation import Answer, Timeline
+from serving.jobline import Run, logged
 from serving.jobs.job import Failure, Job
 from serving.storage.files import Files
 
@@ -42,10 +42,13 @@ class LineWork:
         self._on_end = on_end
 
     async def run(self, job: Job) -> bytes:
-        _, body = lines.asked(await self._line(job))
-        caller = await self._keyring.now(job.caller)
-        question = self._reading.question(body, request_id=job.id, caller=caller, timeline=Timeline())
-        return results.answered(job, question.rendering.whole(await self._answer(question)))
+        with logged(job) as run:
+            _, body = lines.asked(await self._line(job))
+            caller = await self._keyring.now(job.caller)
+            question = self._reading.question(body, request_id=job.id, caller=caller, timeline=run.timeline)
+            run.model, run.images = question.generation.model, len(question.generation.images)
+            await self._answer(question, run)
+        return results.answered(job, question.rendering.whole(run.answer))
 
     def failure(self, error: ServingError) -> Failure:
         return results.failure(error)
@@ -60,16 +63,15 @@ class LineWork:
         async with aclosing(pieces):
             return b"".join([piece async for piece in pieces])
 
-    async def _answer(self, question: Question) -> Answer:
+    async def _answer(self, question: Question, run: Run) -> None:
         """When the time is over, what there is of it, as for a request."""
-        answer = Answer()
         generation = replace(question.generation, priority="background", resolve_oss=True)
         try:
             async with asyncio.timeout(self._timeout), aclosing(self._engine.generate(generation)) as chunks:
                 async for chunk in chunks:
-                    answer.add(chunk)
+                    run.add(chunk)
         except TimeoutError:
-            if not answer.begun:
+            if not run.answer.begun:
                 raise RequestTimeout from None
-            answer.cut()
-        return answer
+            run.answer.cut()
+            run.outcome = "partial"

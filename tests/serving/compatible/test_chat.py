@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 
 import httpx
 import pytest
 
-from serving.errors import ContextTooLong, EngineUnavailable, Overloaded
+from serving.errors import ContextTooLong, Overloaded
 from serving.settings import Settings
 from tests.fakes import FakeEngine
 from tests.serving.compatible.wire import chat, events, image, text, user
@@ -60,19 +59,6 @@ async def test_an_image_reaches_the_engine_as_bytes(client: httpx.AsyncClient, e
     assert (seen.content.width, seen.content.height) == (64, 48)
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer sk-wrong", "Basic abc"])
-async def test_keys_are_asked_for(client: httpx.AsyncClient, authorization: str) -> None:
-    response = await client.post(PATH, json=chat(), headers={"authorization": authorization})
-    assert response.status_code == 401
-    assert response.json()["error"] == {
-        "message": "Incorrect API key provided.",
-        "type": "invalid_request_error",
-        "param": None,
-        "code": "invalid_api_key",
-    }
-    assert response.json()["request_id"] == response.headers["x-request-id"]
-
-
 async def test_an_unknown_model(client: httpx.AsyncClient) -> None:
     response = await client.post(PATH, json=chat(model="gpt-4o"))
     assert response.status_code == 404
@@ -91,7 +77,7 @@ async def test_what_is_no_endpoint(client: httpx.AsyncClient, path: str) -> None
 async def test_another_method(client: httpx.AsyncClient) -> None:
     response = await client.get(PATH)
     assert response.status_code == 400
-    assert "'GET' is not supported" in response.json()["error"]["message"]
+    assert response.json()["error"]["message"] == "Request method 'GET' is not supported."
 
 
 async def test_a_refusal_of_the_engine_has_its_own_status(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -113,16 +99,6 @@ async def test_overload_says_when_to_come_back(client: httpx.AsyncClient, engine
     response = await client.post(PATH, json=chat())
     assert (response.status_code, response.headers["retry-after"]) == (429, "2")
     assert response.json()["error"]["type"] == response.json()["error"]["code"] == "limit_requests"
-
-
-async def test_a_failure_in_mid_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.enqueue("one", error=EngineUnavailable())
-    response = await client.post(PATH, json=chat(stream=True))
-    assert response.status_code == 200
-    *_, last, rest = response.content.split(b"\n\n")
-    assert rest == b""
-    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "model_unavailable"
-    assert b"[DONE]" not in response.content
 
 
 @pytest.mark.parametrize(

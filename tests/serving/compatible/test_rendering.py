@@ -74,32 +74,6 @@ async def test_a_whole_answer_is_the_fold_of_the_streamed_one(chunks: list[Chunk
     assert {event["id"] for event in stream} == {whole["id"]}
 
 
-async def test_the_bytes_of_a_stream() -> None:
-    chunks = [Chunk("你", Usage(4, 1, 0)), Chunk("好", Usage(4, 2, 0)), Chunk("", Usage(4, 2, 0), "stop")]
-
-    def event(choices: str, usage: str = "null") -> str:
-        return (
-            f'data: {{"choices":{choices},"object":"chat.completion.chunk","usage":{usage},"created":7,'
-            '"system_fingerprint":null,"model":"ours","id":"chatcmpl-11111111-2222-3333-4444-555555555555"}\n\n'
-        )
-
-    def piece(delta: str, reason: str = "null") -> str:
-        return event(f'[{{"delta":{delta},"finish_reason":{reason},"index":0,"logprobs":null}}]')
-
-    assert (await streamed(RENDERING, chunks)).decode() == (
-        piece('{"content":"","role":"assistant"}')
-        + piece('{"content":"你"}')
-        + piece('{"content":"好"}')
-        + piece('{"content":""}', '"stop"')
-        + event(
-            "[]",
-            '{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6,'
-            '"prompt_tokens_details":{"text_tokens":4},"completion_tokens_details":{"text_tokens":2}}',
-        )
-        + "data: [DONE]\n\n"
-    )
-
-
 async def test_usage_is_left_out_unless_asked_for() -> None:
     stream = events(await streamed(Rendering("r", "ours"), [Chunk("x", Usage(4, 1), "stop")]))
     assert [event["usage"] for event in stream] == [None, None, None]

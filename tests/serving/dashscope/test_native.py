@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.errors import EngineUnavailable, GenerationFailed
+from serving.errors import GenerationFailed
 from serving.generation import Thinking
 from serving.settings import Settings
 from tests.fakes import FakeEngine, called, thought
@@ -47,40 +47,6 @@ async def test_a_whole_answer(client: httpx.AsyncClient, engine: FakeEngine) -> 
     assert body["output"]["text"] == "Revenue grew."
     assert (body["usage"]["total_tokens"], body["usage"]["image_tokens"]) == (92, 66)
     assert body["request_id"] == response.headers["x-request-id"]
-
-
-@pytest.mark.parametrize(
-    ("headers", "streams"),
-    [
-        ({}, False),
-        ({"accept": "application/json; charset=utf-8"}, False),
-        ({"accept": "*/*", "x-dashscope-sse": "disable"}, False),
-        ({"accept": "*/*", "x-dashscope-sse": "enable"}, True),
-        ({"accept": "text/event-stream"}, True),
-        ({"accept": "text/event-stream", "x-dashscope-sse": "enable"}, True),
-    ],
-)
-async def test_either_header_streams(client: httpx.AsyncClient, headers: dict[str, str], streams: bool) -> None:
-    response = await client.post(PATH, json=chat(stream=True), headers=headers)
-    assert response.headers["content-type"] == ("text/event-stream;charset=UTF-8" if streams else "application/json")
-
-
-async def test_a_stream_byte_for_byte(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.enqueue("Hi", input_tokens=9)
-    response = await client.post(PATH, json=chat(), headers=SSE)
-    request_id = response.headers["x-request-id"]
-    usage = (
-        '"usage":{"input_tokens":9,"output_tokens":1,"total_tokens":10,'
-        '"output_tokens_details":{"text_tokens":1},"input_tokens_details":{"text_tokens":9}}'
-    )
-    assert response.text == (
-        "id:1\nevent:result\n:HTTP_STATUS/200\n"
-        'data:{"output":{"choices":[{"message":{"content":[{"text":"Hi"}],"role":"assistant"},'
-        f'"finish_reason":"null"}}]}},{usage},"request_id":"{request_id}"}}\n\n'
-        "id:2\nevent:result\n:HTTP_STATUS/200\n"
-        'data:{"output":{"choices":[{"message":{"content":[],"role":"assistant"},'
-        f'"finish_reason":"stop"}}]}},{usage},"request_id":"{request_id}"}}\n\n'
-    )
 
 
 async def test_cumulative_streaming(client: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -220,17 +186,6 @@ async def test_the_engine_is_asked_in_neutral_terms(client: httpx.AsyncClient, e
     assert asked.caller.name == "test"
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer sk-wrong", "Basic abc"])
-@pytest.mark.parametrize("headers", [{}, SSE])
-async def test_no_key_or_a_wrong_one(
-    client: httpx.AsyncClient, authorization: str | None, headers: dict[str, str]
-) -> None:
-    del client.headers["authorization"]
-    given = headers if authorization is None else headers | {"authorization": authorization}
-    response = await client.post(PATH, json=chat(), headers=given)
-    assert_refused(response, 401, "InvalidApiKey", "Invalid API-key provided.")
-
-
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
@@ -287,27 +242,6 @@ async def test_other_methods_and_paths(client: httpx.AsyncClient) -> None:
     assert (response.status_code, response.json()["code"]) == (404, "NotFound")
     slashed = await client.post(PATH + "/", json=chat())
     assert slashed.status_code == 404  # never a redirect: clients would lose the body
-
-
-@pytest.mark.parametrize("headers", [{}, SSE])
-async def test_a_failure_before_the_first_chunk_is_a_real_status(
-    client: httpx.AsyncClient, engine: FakeEngine, headers: dict[str, str]
-) -> None:
-    engine.enqueue(error=EngineUnavailable(retry_after=5))
-    response = await client.post(PATH, json=chat(), headers=headers)
-    assert_refused(response, 503, "ModelUnavailable", "Model is unavailable, please try again later.")
-    assert response.headers["retry-after"] == "5"
-
-
-async def test_a_failure_after_it_is_one_error_frame(client: httpx.AsyncClient, engine: FakeEngine) -> None:
-    engine.enqueue("Reve", error=EngineUnavailable())
-    response = await client.post(PATH, json=chat(), headers=SSE)
-    assert response.status_code == 200
-    result, error = frames(response.content)
-    assert (result.id, result.event) == (1, "result")
-    assert (error.id, error.event, error.status) == (2, "error", 503)
-    assert list(error.data) == ["code", "message", "request_id"]
-    assert error.data["request_id"] == response.headers["x-request-id"]
 
 
 async def test_a_failure_in_a_whole_answer_is_a_status(client: httpx.AsyncClient, engine: FakeEngine) -> None:

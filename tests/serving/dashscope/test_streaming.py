@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -28,21 +27,6 @@ def settings(settings: Settings) -> Settings:
 async def connected(server: Server) -> AsyncGenerator[httpx.AsyncClient, None]:
     async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=5) as client:
         yield client
-
-
-async def test_each_piece_arrives_before_the_next_is_made(server: Server, engine: FakeEngine) -> None:
-    gate = asyncio.Event()
-    engine.enqueue("one", "two", gate=gate, gated_from=2)
-    async with connected(server) as client, client.stream("POST", PATH, json=chat(), headers=SSE) as response:
-        lines = response.aiter_lines()
-        async for line in lines:
-            if line.startswith("data:"):
-                break
-        assert json.loads(line[5:])["output"]["choices"][0]["finish_reason"] == "null"
-        assert engine.running == 1
-        gate.set()
-        rest = [line async for line in lines]
-    assert rest[-2].startswith("data:")
 
 
 async def test_the_status_waits_for_the_first_piece(server: Server, engine: FakeEngine) -> None:

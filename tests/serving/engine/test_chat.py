@@ -49,6 +49,11 @@ def test_an_answer_that_nobody_reads_as_it_comes_has_larger_chunks() -> None:
     assert "stream_interval" not in body(streamed=True)
 
 
+@pytest.mark.parametrize(("given", "sent"), [(5e-324, 0.01), (0.5, 0.5), (1.05, 1.05), (1e308, 100.0)])
+def test_a_penalty_that_would_make_logits_infinite_is_bounded(given: float, sent: float) -> None:
+    assert body(sampling=Sampling(repetition_penalty=given))["repetition_penalty"] == sent
+
+
 def test_parts_become_a_list_in_order() -> None:
     parts = (Text("one"), Image("data:image/png;base64,AAAA"), Text("two"))
     assert body(messages=(Message("user", parts),))["messages"][0]["content"] == [

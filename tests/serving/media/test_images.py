@@ -158,8 +158,13 @@ async def test_a_flipped_bit_is_found_by_the_checksum() -> None:
         await resolve(bytes(damaged))
 
 
+async def test_data_whose_sum_is_right_and_that_is_none() -> None:
+    with pytest.raises(InvalidImage, match="the image data of the PNG cannot be unpacked"):
+        await resolve(png(64, 64, b"not deflated"))
+
+
 async def test_decoding_finds_what_the_structure_does_not_show() -> None:
-    hollow = png(64, 64, b"not deflated")
+    hollow = png(64, 64, zlib.compress(b"too little"))
     await resolve(hollow)
     with pytest.raises(InvalidImage, match="the PNG does not decode"):
         await resolve(hollow, limits=Limits(decode=True))
