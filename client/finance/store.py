@@ -228,7 +228,7 @@ class Store:
                 readings.c.id.label("reading"),
                 *(each for each in readings.c if each.name not in ("id", "figure")),
             )
-            .outerjoin(readings, readings.c.id == latest)
+            .select_from(figures.outerjoin(readings, readings.c.id == latest))
             .where(figures.c.document == digest)
             .order_by(figures.c.page, figures.c.y0, figures.c.x0)
         )
