@@ -123,7 +123,7 @@ def test_a_dry_run_sends_and_writes_nothing(server: Scripted, charts: Folder, ou
     folder = charts(5)
     (folder / "notes.txt").write_text("words")
     (folder / "copy.png").write_bytes(png(1))
-    options = ["--prompt", "?", "--out", out, "--price", "0.5:2:USD"]
+    options: list[str | Path] = ["--prompt", "?", "--out", out, "--price", "0.5:2:USD"]
     first = batch(server, folder, *options, "--dry-run")
     assert (first.exit_code, server.calls, out.exists()) == (0, [], False)
     assert "7 questions: 5 to ask, 0 answered already, 1 duplicates" in first.stdout
@@ -157,7 +157,7 @@ def test_no_price(server: Scripted, charts: Folder, out: Path, price: str) -> No
 
 
 def test_a_heartbeat_and_a_table(server: Scripted, charts: Folder, out: Path, tmp_path: Path) -> None:
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     folder = charts(3)
     (folder / "notes.txt").write_text("words")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reportlab.lib.pdfencrypt import StandardEncryption
-from reportlab.pdfgen.canvas import Canvas
+from reportlab.lib.pdfencrypt import StandardEncryption  # type: ignore[import-untyped]
+from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
 from client.models import Skipped
 from client.pages import Page
@@ -44,7 +44,7 @@ def test_a_page_is_drawn_when_it_is_asked_about(report: Report) -> None:
     page = Page(report(1), 1)
     with Image.open(io.BytesIO(bytes_of(page))) as image:
         assert (image.format, image.size) == ("JPEG", (600, 400))
-        assert image.convert("L").getextrema()[0] < 100, "there are words on it"
+        assert min(image.convert("L").tobytes()) < 100, "there are words on it"
 
 
 def test_the_same_page_has_the_same_digest(report: Report) -> None:
