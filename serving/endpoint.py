@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.types import Receive, Scope, Send
 
 from serving import logs
@@ -23,6 +24,7 @@ from serving.errors import (
     InvalidRequest,
     MethodUnsupported,
     ServingError,
+    StorageUnavailable,
 )
 from serving.exchange import ClientGone, Exchange
 from serving.generation import Answer, Caller, Timeline
@@ -97,14 +99,21 @@ class Endpoint:
             await self._refuse(call, error)
         except asyncio.CancelledError:  # the drain time is over; nothing of this task comes after the refusal
             await self._refuse(call, EngineUnavailable(retry_after=RETRY_AFTER))
-        except Exception:
-            log.exception("request %s failed", call.exchange.request_id)
-            await self._refuse(call, InternalError())
+        except Exception as error:
+            await self._fail(call, error)
         finally:
             call.exchange.release()
             _log(call)
             if observe := scope.get(OBSERVE):
                 observe(call)
+
+    async def _fail(self, call: Call, error: Exception) -> None:
+        if _is_outage(error):
+            log.error("request %s: a store is away: %s", call.exchange.request_id, type(error).__name__)
+            await self._refuse(call, StorageUnavailable(retry_after=RETRY_AFTER))
+        else:
+            log.error("request %s failed", call.exchange.request_id, exc_info=error)
+            await self._refuse(call, InternalError())
 
     def _check_scope(self, caller: Caller) -> None:
         if self._scopes and self._scopes.isdisjoint(caller.grant.scopes):
@@ -121,6 +130,13 @@ class Endpoint:
                     body = self._dialect.body(error, exchange.request_id)
                     status = self._dialect.status(error)
                     await exchange.answer(status, body, error.headers, content_type=self._dialect.content_type)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether it says that the database or the disk cannot be worked with now, and not that something is wrong here."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+    return isinstance(error, OSError)
 
 
 def _log(call: Call) -> None:
