@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import and_, delete, insert, select, update
 
 from serving.jobs import transitions
 from serving.jobs.job import Job, NewJob, Progress, State
 from serving.jobs.queue import Queue
 from serving.jobs.tables import groups, job_of, jobs, results
 
-PAGE = 500
+PAGE = 100
+"""Jobs read at a time, each with its result: 500 held the event loop for 45 ms."""
+CANCELED_AT_ONCE = 500
 
 
 class Groups:
@@ -43,11 +45,25 @@ class Groups:
             return await transitions.progress(connection, group)
 
     async def stop(self, group: str) -> Progress | None:
-        """Seals the group and cancels what waits of it; as `seal`. What runs comes to its end, but not back."""
+        """Seals the group and cancels what waits of it, some at a time; as `seal`. What runs comes to its end, but not
+        back. One that was cut off leaves a group that is not stopped."""
         async with self._queue.transaction() as connection:
-            await connection.execute(update(groups).where(groups.c.id == group).values(sealed=True, stopped=True))
+            await connection.execute(update(groups).where(groups.c.id == group).values(sealed=True))
+        while await self._cancel_some(group):
+            pass
+        async with self._queue.transaction() as connection:
+            await connection.execute(update(groups).where(groups.c.id == group).values(stopped=True))
             await transitions.end(connection, transitions.waiting_of(group), State.CANCELED, self._queue.clock())
             return await transitions.progress(connection, group)
+
+    async def _cancel_some(self, group: str) -> bool:
+        """Whether there may be more: 50,000 in one transaction kept every other writer waiting for seconds."""
+        async with self._queue.transaction() as connection:
+            waiting = select(jobs.c.id).where(transitions.waiting_of(group)).limit(CANCELED_AT_ONCE)
+            ids = list((await connection.execute(waiting)).scalars())
+            these = and_(jobs.c.id.in_(ids), transitions.waiting_of(group))
+            await transitions.end(connection, these, State.CANCELED, self._queue.clock())
+        return len(ids) == CANCELED_AT_ONCE
 
     async def progress(self, group: str) -> Progress | None:
         """One row is read for it, however many jobs there are. None if there is no such group."""
