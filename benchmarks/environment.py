@@ -38,11 +38,11 @@ def environment() -> dict[str, Any]:
 
 def _command() -> str:
     """The command line, as one types it."""
-    program = Path(sys.argv[0])
-    if program.name == "__main__.py":
-        parts = program.parent.relative_to(_ROOT).parts if program.is_relative_to(_ROOT) else (program.parent.name,)
-        return shlex.join(["python", "-m", ".".join(parts), *sys.argv[1:]])
-    return shlex.join([program.name, *sys.argv[1:]])
+    program, given = Path(sys.argv[0]), [each.replace(f"{_ROOT}/", "") for each in sys.argv[1:]]
+    own = program.relative_to(_ROOT).with_suffix("").parts if program.is_relative_to(_ROOT) else ()
+    if own and own[0] == "benchmarks":
+        return shlex.join(["python", "-m", ".".join(part for part in own if part != "__main__"), *given])
+    return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *given])
 
 
 def _commit() -> str:

@@ -37,7 +37,7 @@ async def test_a_short_load_without_a_page(tmp_path: Path) -> None:
             "-r",
             "2",
             "-t",
-            "2s",
+            "6s",
             "--host",
             url,
             "--image-size",
