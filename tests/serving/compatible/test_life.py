@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,7 @@ class World:
     """Everything of a batch but the workers."""
 
     records: AsyncEngine
+    files_of: Callable[[Quota], Files]
     files: Files
     groups: Groups
     leases: Leases
@@ -87,6 +88,7 @@ async def world(tmp_path: Path) -> AsyncGenerator[World, None]:
     time = [1_000_000.0]
     yield World(
         records,
+        lambda quota: Files(records, store, quota=quota),
         Files(records, store),
         Groups(queue),
         Leases(queue, "test", {KIND: results.failure}),
@@ -123,31 +125,41 @@ async def test_one_that_waited_too_long_is_not_begun(world: World) -> None:
 
 @pytest.mark.parametrize("status", [Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING])
 async def test_another_process_goes_on(world: World, status: Status) -> None:
-    """Killed at each of the stations: a group half filled, or one whose file has been written already."""
+    """One that was cut off at each of the stations: before a line is a job, with some, or with its lines answered."""
     batch = await world.create(3)
     if status is not Status.VALIDATING:
-        await world.batches.move(batch.id, [Status.VALIDATING], Status.IN_PROGRESS, total=3)
-        await world.groups.open(batch.id)
-        first = life._job(batch, 0, lines.Line(1, 0, 0, b'{"custom_id":"q0","body":{}}'))
-        await world.groups.add(batch.id, [first])
-    lives = world.lives()
-    if status is Status.FINALIZING:
-        await lives._feed(await world.batches.get(batch.id, CALLER.key_id))
-        await world.answer(3)
-        moved = await world.batches.move(batch.id, [Status.IN_PROGRESS], Status.FINALIZING)
-        assert moved is not None
-        assert await lives._write(moved, "output", lives._outputs(moved)) == await lives._write(
-            moved, "output", lives._outputs(moved)
-        )
-    await lives.start()
-    if status is not Status.FINALIZING:
+        before = world.lives()
+        before.lead(batch.id)
         await world.fed(batch)
-        await world.answer(3)
-        lives.tell(batch.id)
+        await world.answer(1 if status is Status.IN_PROGRESS else 3)
+        await before.aclose()
+    after = world.lives()
+    await after.start()
+    await world.fed(batch)
+    await world.answer(3)
+    after.tell(batch.id)
     ended = await world.reach(batch, Status.COMPLETED)
-    await lives.aclose()
+    await after.aclose()
     assert await world.content(ended.output_file_id) == ["q0", "q1", "q2"]
     assert ended.total == ended.completed == 3
+
+
+async def test_jobs_that_were_made_before_the_end_are_not_made_again(world: World) -> None:
+    """A process is cut off between two of the steps that make jobs of a file of many lines."""
+    batch = await world.create(life.ADD_AT_ONCE + 50)
+    before = world.lives()
+    before.lead(batch.id)
+    async with asyncio.timeout(20):
+        while (progress := await world.groups.progress(batch.id)) is None or not progress.total:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await before.aclose()
+    after = world.lives()
+    await after.start()
+    await world.fed(batch)
+    progress = await world.groups.progress(batch.id)
+    await after.aclose()
+    assert progress is not None
+    assert progress.total == life.ADD_AT_ONCE + 50
 
 
 async def test_an_input_that_is_deleted_while_it_waits(world: World) -> None:
@@ -165,8 +177,8 @@ async def test_a_batch_without_room_for_its_output_waits_for_it(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch = await world.create(1)
-    world.files._quota = Quota(files=1)
-    lives = world.lives()
+    full = replace(world, files=world.files_of(Quota(files=1)))
+    lives = full.lives()
     lives.lead(batch.id)
     await world.fed(batch)
     await world.answer(1)
