@@ -16,7 +16,7 @@ from client.redaction.rules import GAP, Kind, Span, spans
 UNREADABLE_BELOW = 0.55
 """Lines read with less confidence are masked whole: nobody knows what they say."""
 
-_CELL = 1.2
+_CELL = 0.9
 """Texts of a row that are further apart than so many heights are two cells."""
 _SAME_NAME = 3
 """Names from so many letters on are looked for again on the whole image."""
@@ -61,12 +61,19 @@ def sensitive(lines: list[Line], tagger: Tagger) -> list[Sensitive]:
     unsure = [line for line in lines if line.score < UNREADABLE_BELOW]
     placed = _placed([line for line in lines if line.score >= UNREADABLE_BELOW])
     found = [Sensitive("unreadable", line.text, line.chars or [line.quad]) for line in unsure]
-    rows = [_joined(row) for row in _rows(placed)]
-    for row in rows:
-        found += [_cut(row, span) for span in [*spans(row.text), *names(row.text, tagger)]]
+    rows = [(row, [*spans(row.text), *names(row.text, tagger)]) for row in map(_joined, _rows(placed))]
+    for row, own in rows:
+        found += [_cut(row, span) for span in own]
     found += _below_headers(placed)
     known = sorted({item.text for item in found if item.kind == "name" and len(item.text) >= _SAME_NAME})
-    return found + [_cut(row, span) for row in rows for span in again(row.text, known)]
+    covered = {id(quad) for item in found for quad in item.quads}
+    for row, _ in rows:
+        found += [_cut(row, span) for span in again(row.text, known) if not _covers(covered, row, span)]
+    return found
+
+
+def _covers(covered: set[int], row: _Row, span: Span) -> bool:
+    return all(id(quad) in covered for quad in row.quads[span.start : span.end])
 
 
 def _cut(row: _Row, span: Span) -> Sensitive:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.redaction.find import Sensitive
 from client.redaction.ocr import Pixels
 
-_ALONG, _ACROSS = 0.4, 0.2
+_ALONG, _ACROSS = 0.5, 0.15
 """Padding in heights of the text: boxes of characters are an estimate along the line, and tight across it."""
 _LEAST = 3.0
 _INK = (0, 0, 0)

@@ -38,7 +38,8 @@ _GIVEN = (
 )
 
 _CHINESE = r"[\u4e00-\u9fff]+(?:[·•][\u4e00-\u9fff]+)*"
-_WORD = r"[A-Z](?:[a-z'’.-]+|[A-Z'’-]+|\.)"
+_QUOTES = str.maketrans("’‘`´′", "'''''")
+_WORD = r"(?:[A-Z0]')?[A-Z](?:[a-z'.-]+|[A-Z'-]+|\.)(?:-[A-Z][a-z]+)?"
 _ENGLISH = rf"{_WORD}(?: {{0,2}}{_WORD}){{0,3}}"
 _AFTER = rf"[ :：{GAP}]*"
 
@@ -48,7 +49,7 @@ _LABELED_ENGLISH = re.compile(
     rf"|(?<![A-Za-z])(?:{_TITLES})\.? ?(?P<titled>{_ENGLISH})"
 )
 _MIXED = re.compile(rf"(?:{_LABELS})(?:签字|签名)?{_AFTER}(?P<value>{_ENGLISH})")
-_KNOWN = re.compile(rf"(?<![A-Za-z])(?P<value>(?:{_GIVEN}) ?(?:[A-Z]\. ?)?[A-Z][a-z'’-]+)(?![A-Za-z])")
+_KNOWN = re.compile(rf"(?<![A-Za-z])(?P<value>(?:{_GIVEN}) ?(?:[A-Z]\. ?)?(?:[A-Z0]')?[A-Z][a-z'-]+)(?![a-z])")
 _HEADER = re.compile(rf"(?:{_LABELS}|(?i:(?:full |account |customer |employee |client )?(?:{_LABELS_ENGLISH})))[:：]?")
 _PERSON = re.compile(rf"[\u4e00-\u9fff]{{2,4}}|{_CHINESE}|{_ENGLISH}")
 
@@ -64,6 +65,7 @@ _NO_NAME_ENGLISH = re.compile(
 
 def names(text: str, tagger: Tagger) -> list[Span]:
     """Spans of people's names in a row of cells; none lies inside another."""
+    text = text.translate(_QUOTES)
     found: list[Span] = []
     for span in sorted([*_labeled(text), *_heard(text, tagger)], key=lambda span: span.start - span.end):
         if not any(span.start >= other.start and span.end <= other.end for other in found):
@@ -78,7 +80,8 @@ def is_header(text: str) -> bool:
 
 def is_person(text: str) -> bool:
     """Whether a cell below such a head may hold a name."""
-    return _PERSON.fullmatch(text.strip()) is not None and not _is_other(text.strip())
+    text = text.strip().translate(_QUOTES)
+    return _PERSON.fullmatch(text) is not None and not _is_other(text)
 
 
 def again(text: str, known: Sequence[str]) -> Iterator[Span]:

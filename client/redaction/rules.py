@@ -35,13 +35,13 @@ _DIGITS = r"\d(?:[ -]?\d)"
 _ID = re.compile(rf"(?<!\d){_DIGITS}{{16}}[ -]?[\dXx](?![\dA-Za-z])")
 _OLD_ID = re.compile(r"(?<![\d.,])\d{15}(?![\d.,])")
 _SSN = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
-_CARD = re.compile(rf"(?<![\d.]){_DIGITS}{{15,18}}(?!\d|[.,]\d)")
+_RUN = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){15,63}(?!\d|[.,]\d)")
 _LONG = re.compile(r"(?<![\d.,])\d{16,32}(?!\d|[.,]\d)")
 _IBAN = re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Z0-9])")
 _MOBILE = re.compile(r"(?<!\d)(?<!\d[.,])(?:\(?\+?86\)?[ -]?)?1[3-9]\d(?:[ -]?\d){8}(?!\d|[.,]\d)")
 _LANDLINE = re.compile(r"(?<![\d.])\(?0\d{2,3}\)?[ -]{0,2}[2-9]\d{2,3}[ -]?\d{4}(?!\d|[.,]\d)")
 _SERVICE = re.compile(r"(?<![\d.,])[48]00[ -]\d{3,4}[ -]?\d{3,4}(?![\d])")
-_ABROAD = re.compile(r"\+ ?\d{1,3}(?:[ -]?\(?\d{1,5}\)?){2,5}(?![\d,%])")
+_ABROAD = re.compile(r"\+ ?\d{1,3}(?:[ -]?\(?\d{1,5}\)?){2,7}")
 _AMERICAN = re.compile(r"(?<![\d.,-])(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}(?![\d-])")
 _EMAIL = re.compile(r"[A-Za-z0-9_%+-]+(?:\. ?[A-Za-z0-9_%+-]+)* ?[@©®] ?[A-Za-z0-9-]+(?: ?[.,] ?[A-Za-z0-9-]+)*")
 
@@ -71,11 +71,15 @@ def readable(text: str) -> str:
 
 
 def spans(text: str) -> list[Span]:
-    """Everything in a row that follows a rule, without overlaps: of two the earlier rule below wins."""
-    text = readable(text)
+    """Everything in a row that follows a rule; of two that overlap the earlier rule below names their union."""
     found: list[Span] = []
-    for span in _every(text):
-        if not any(span.start < other.end and other.start < span.end for other in found):
+    for span in _every(readable(text)):
+        for at, other in enumerate(found):
+            if span.start < other.end and other.start < span.end:
+                start, end = min(span.start, other.start), max(span.end, other.end)
+                found[at] = Span(other.kind, start, end, other.verified)
+                break
+        else:
             found.append(span)
     return sorted(found, key=lambda span: span.start)
 
@@ -131,18 +135,31 @@ def _ids(text: str) -> Iterator[Span]:
 
 
 def _cards(text: str) -> Iterator[Span]:
-    for match in _CARD.finditer(text):
-        number, groups = _bare(match[0]), re.split("[ -]", match[0])
-        verified = luhn(number)
-        if len(groups) == 1 or _looks_grouped(groups):
-            yield Span("bank_card" if verified else "account", *match.span(), verified=verified)
-        elif verified and not _is_series(groups):
-            yield Span("bank_card", *match.span(), verified=True)
+    for match in _RUN.finditer(text):
+        groups = list(re.finditer(r"\d+", match[0]))
+        # A phone or a sum may stand right before the card: every row of groups with as many digits may be one.
+        rows = (groups[first:last] for first in range(len(groups)) for last in range(first + 1, len(groups) + 1))
+        found = [(_card([group[0] for group in row]), row[0].start(), row[-1].end()) for row in rows]
+        checked = [(start, end) for right, start, end in found if right]
+        # Without a row that checks, one digit was misread, or it is an account: masked all the same.
+        seen = checked or [(start, end) for right, start, end in found if right is False]
+        for start, end in seen:
+            kind: Kind = "bank_card" if checked else "account"
+            yield Span(kind, match.start() + start, match.start() + end, verified=bool(checked))
+
+
+def _card(groups: list[str]) -> bool | None:
+    """Whether these groups of digits check as a card; None when they do not even look like one."""
+    number = "".join(groups)
+    if not 16 <= len(number) <= 19 or _is_series(groups):
+        return None
+    right = luhn(number)
+    return right if len(groups) == 1 or _looks_grouped(groups) or (right and len(groups) == 2) else None
 
 
 def _looks_grouped(groups: list[str]) -> bool:
-    """Fours with a shorter rest, as printed on cards, and not the years or ticks of an axis."""
-    return all(len(group) == 4 for group in groups[:-1]) and len(groups) in (4, 5) and not _is_series(groups)
+    """Fours with any rest, as printed on cards."""
+    return all(len(group) == 4 for group in groups[:-1]) and len(groups) in (4, 5)
 
 
 def _is_series(groups: list[str]) -> bool:
@@ -152,11 +169,13 @@ def _is_series(groups: list[str]) -> bool:
 
 
 def _phones(text: str) -> Iterator[Span]:
+    for match in _ABROAD.finditer(text):
+        # More digits than a number of E.164 has: the next column stands close by.
+        ends = [group.end() for group in re.finditer(r"\d+\)?", match[0]) if 8 <= _count(match[0][: group.end()]) <= 15]
+        if ends:
+            yield Span("phone", match.start(), match.start() + ends[-1])
     for pattern in (_MOBILE, _LANDLINE, _SERVICE, _AMERICAN):
         yield from _plain("phone", pattern, text)
-    for match in _ABROAD.finditer(text):
-        if 8 <= _count(match[0]) <= 15:
-            yield Span("phone", *match.span())
     yield from _labeled("phone", _LABELED_PHONE, text)
 
 

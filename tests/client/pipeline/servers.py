@@ -40,6 +40,7 @@ class Rabbit:
         self._folder = Path(tempfile.mkdtemp(prefix="rabbit"))
         self._ports = [free_port() for _ in range(3)]
         self._process: subprocess.Popen[bytes] | None = None
+        self._listening: threading.Thread | None = None
         self.url = f"amqp://guest:guest@127.0.0.1:{self._ports[0]}/"
 
     def start(self) -> None:
@@ -59,7 +60,8 @@ class Rabbit:
         )  # fmt: skip
         assert self._process.stdout is not None
         up = threading.Event()
-        threading.Thread(target=_listen, args=(self._process.stdout, up), daemon=True).start()
+        self._listening = threading.Thread(target=_listen, args=(self._process.stdout, up), daemon=True)
+        self._listening.start()
         if not up.wait(150):
             self.stop()
             raise RuntimeError("RabbitMQ did not start in 150 s")
@@ -70,6 +72,10 @@ class Rabbit:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
+            assert self._listening is not None
+            self._listening.join(10)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
             self._process = None
 
     def stop(self) -> None:

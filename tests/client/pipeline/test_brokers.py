@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,10 @@ from confluent_kafka import Producer
 
 from client import ConfigurationError
 from client.pipeline.brokers import queue
-from client.pipeline.worker import Settings
+from client.pipeline.worker import Settings, Worker
 from tests.client import server as replies
 from tests.client.pipeline import servers
-from tests.client.pipeline.conftest import Documents, put, totals, worked
+from tests.client.pipeline.conftest import Documents, put, session, totals, worked
 from tests.client.server import Scripted
 
 
@@ -42,6 +43,26 @@ async def test_rabbitmq(rabbit: servers.Rabbit, server: Scripted, settings: Sett
     await looking.bury(b"{", "a test")
     assert await looking.depth() == (0, found.get("dead", 0) + 1)
     await looking.stop()
+
+
+@pytest.mark.timeout(300)
+async def test_rabbitmq_killed_and_started_again_loses_nothing(
+    rabbit: servers.Rabbit, server: Scripted, settings: Settings, documents: Documents
+) -> None:
+    settings = replace(settings, broker=rabbit.url)
+    await put(settings, documents(8))
+    server.gate.clear()
+    async with session(server) as asking, asyncio.TaskGroup() as group:
+        running = group.create_task(Worker(settings, asking, 2).run(until_empty=True))
+        for _ in range(2):
+            await asyncio.to_thread(server.arrived.acquire, timeout=20)
+        await asyncio.to_thread(rabbit.kill)
+        server.gate.set()
+        await asyncio.to_thread(rabbit.start)
+        await running
+    async with settings.store() as store:
+        assert await totals(store) == {"done": 8}
+    assert len(server.calls) == 8
 
 
 @pytest.fixture
