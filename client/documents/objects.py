@@ -183,7 +183,7 @@ def _between(one: Line, other: Line) -> str:
 def _follows(one: Box, other: Box) -> bool:
     height = min(one[3] - one[1], other[3] - other[1])
     level = min(one[3], other[3]) - max(one[1], other[1]) > 0.5 * height
-    return level and -0.3 * height < other[0] - one[2] < 0.8 * height
+    return level and -0.3 * height < other[0] - one[2] < 1.3 * height
 
 
 def is_scanned(page: Any, marks: list[Mark]) -> bool:

@@ -33,7 +33,7 @@ async def write_csv(path: Path, view: str, rows: AsyncIterable[Mapping[str, Any]
         writer = csv.DictWriter(file, COLUMNS[view], extrasaction="ignore")
         writer.writeheader()
         async for row in rows:
-            writer.writerow({name: _harmless(row[name]) for name in COLUMNS[view]})
+            writer.writerow({name: _harmless(_plain(name, row[name])) for name in COLUMNS[view]})
             count += 1
     new.replace(path)
     return count

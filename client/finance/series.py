@@ -164,12 +164,16 @@ def _told_figures(words: str, reading: Reading) -> Iterator[tuple[int, str]]:
 
 def _told_extremes(words: str, reading: Reading) -> Iterator[tuple[int, str]]:
     for pick, zh, en in ((max, "最高", "highest"), (min, "最低", "lowest")):
-        match = re.search(rf"(\d{{4}})年{zh}|{en} is (\d{{4}})", words)
-        years = [
-            year for year, value in zip(reading.years, reading.values, strict=True) if value == pick(reading.values)
-        ]
-        if match and (year := int(match.group(1) or match.group(2))) not in years:
+        match = re.search(rf"(\d{{4}})年{zh}(?:，为(-?[\d.,]*\d))?|{en} is (\d{{4}})(?: with (-?[\d.,]*\d))?", words)
+        if match is None:
+            continue
+        year, told = int(match.group(1) or match.group(3)), match.group(2) or match.group(4)
+        figure = pick(reading.values)
+        years = [year for year, value in zip(reading.years, reading.values, strict=True) if value == figure]
+        if year not in years:
             yield year, f"the words call {year} the {en}, the figures {years[0]}"
+        elif told and float(told.replace(",", "")) != figure:
+            yield year, f"{year}: the words call {told} the {en}, the figures {figure:g}"
 
 
 def _told_trend(words: str, reading: Reading) -> Iterator[tuple[int, str]]:

@@ -54,13 +54,13 @@ def _converted(source: Path, characters: str) -> bytes:
     from fontTools.subset import Options, Subsetter  # type: ignore[import-untyped]
     from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 
-    font: Any = TTFont(source, lazy=True)
-    cut = Subsetter(Options(layout_features=[], hinting=False, notdef_outline=True, name_IDs=[1, 2, 4, 6]))
-    cut.populate(text=characters)
-    cut.subset(font)
-    _use_quadratic_outlines(font)
     stream = io.BytesIO()
-    font.save(stream)
+    with TTFont(source, lazy=True) as font:
+        cut = Subsetter(Options(layout_features=[], hinting=False, notdef_outline=True, name_IDs=[1, 2, 4, 6]))
+        cut.populate(text=characters)
+        cut.subset(font)
+        _use_quadratic_outlines(font)
+        font.save(stream)
     return stream.getvalue()
 
 

@@ -73,6 +73,7 @@ def test_no_amount_without_a_unit() -> None:
         ("2023年最高，为110.4。", ["the words call 2023 the highest, the figures 2024"]),
         ("2024年最高，为121.5。2021年最低，为82.3。", []),
         ("The lowest is 2022 with 96.1.", ["the words call 2022 the lowest, the figures 2021"]),
+        ("2024年最高，为110.4。", ["2024: the words call 110.4 the highest, the figures 121.5"]),
         ("2030年预计为200.0。", []),
     ],
 )
