@@ -29,6 +29,12 @@ class Turns(Generic[Item]):
         return [(holder, line[0]) for holder, line in self._lines.items()]
 
     @property
+    def first(self) -> tuple[str, Item]:
+        """Whose turn it is, and the first in that line. There has to be one."""
+        holder = next(iter(self._lines))
+        return holder, self._lines[holder][0]
+
+    @property
     def longest(self) -> str:
         """The holder of the longest line. There has to be one."""
         return max(self._lines, key=lambda holder: len(self._lines[holder]))

@@ -37,7 +37,7 @@ class Admitted(Layer):
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         generation.timeline.queued = time.monotonic()
-        ticket = self.gate.enter(work.pixels(generation), generation.priority)
+        ticket = self.gate.enter(work.pixels(generation), generation.priority, generation.caller.key_id)
         try:
             if ticket.turn is not None:
                 await self._turn(ticket)

@@ -54,7 +54,7 @@ class Workers:
 
     def _advance(self) -> None:
         while self._free and self._turns:
-            holder, _ = self._turns.heads[0]
+            holder, _ = self._turns.first
             turn = self._turns.take(holder)
             self._free -= 1
             if not turn.done():

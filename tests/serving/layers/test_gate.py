@@ -113,3 +113,30 @@ async def test_a_full_queue_of_background_makes_room_for_one_who_waits_for_the_a
     gate.leave(patient)
     gate.leave(running)
     assert hasty.inside
+
+
+async def test_keys_go_in_turn() -> None:
+    gate = Gate(max_in_flight=1, max_pixels=1000, max_queued=10)
+    inside = gate.enter(1, "interactive", "x")
+    waiting = [gate.enter(1, "interactive", holder) for holder in ("a", "a", "a", "b")]
+    gate.leave(inside)
+    assert [ticket.inside for ticket in waiting] == [True, False, False, False]
+    gate.leave(waiting[0])
+    assert [ticket.inside for ticket in waiting[1:]] == [False, False, True]
+
+
+async def test_the_longest_line_of_a_full_queue_makes_room_for_another_key() -> None:
+    gate = Gate(max_in_flight=1, max_pixels=1000, max_queued=3)
+    gate.enter(1, "interactive", "x")
+    swarm = [gate.enter(1, "interactive", "swarm") for _ in range(3)]
+    with pytest.raises(Overloaded):
+        gate.enter(1, "interactive", "swarm")
+    other = gate.enter(1, "interactive", "other")
+    assert gate.queued == 3
+    assert other.turn is not None
+    assert not other.turn.done()
+    assert swarm[2].turn is not None
+    with pytest.raises(Overloaded):
+        await swarm[2].turn
+    with pytest.raises(Overloaded):  # lines of two and one: nobody has to make room
+        gate.enter(1, "interactive", "other")
