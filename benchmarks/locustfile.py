@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import gevent
+import gevent  # type: ignore[import-untyped]
 import requests
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
