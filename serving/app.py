@@ -16,6 +16,7 @@ from serving.budget import Budget
 from serving.cache.servers import store_of
 from serving.compatible import routes as compatible
 from serving.compatible.batch.service import BatchService
+from serving.compatible.batch.trial import KIND as BATCH_TEST
 from serving.compatible.batch.work import KIND as BATCH_LINE
 from serving.dashscope import resources, tasks
 from serving.dashscope import routes as dashscope
@@ -103,7 +104,7 @@ def create_app(
     queue = Queue(records)
     batches = BatchService(records, queue, storage.files, stack, keyring, settings)
     chats = Tasks(queue, stack, keyring, settings)
-    kinds: dict[str, Kind] = {tasks.KIND: chats, BATCH_LINE: batches.work}
+    kinds: dict[str, Kind] = {tasks.KIND: chats, BATCH_LINE: batches.work, BATCH_TEST: batches.trial}
     workers = Workers(
         queue, kinds, folder=settings.data, concurrency=settings.background_concurrency, ready=stack.ready
     )

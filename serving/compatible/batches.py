@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from serving import decoding
 from serving.access.grant import GENERATION
+from serving.compatible.batch import trial
 from serving.compatible.batch.life import Lives
 from serving.compatible.batch.record import ACTIVE, CALLBACK, MOMENTS, Batch, Records, Status, Wanted
 from serving.compatible.query import limit, moment
@@ -86,15 +87,15 @@ class Batches:
         with decoding.refusing():
             wire = _decoder.decode(await _body(call))
         window = _window(wire.completion_window)
-        if wire.endpoint != ENDPOINT:
+        if wire.endpoint not in (ENDPOINT, trial.ENDPOINT):
             message = f"The provided url '{(wire.endpoint or '')[:80]}' is not supported by the Batch API."
             raise InvalidRequest(message, param="endpoint")
-        input_file_id = await self._input(call, wire.input_file_id)
+        input_file_id = await self._input(call, wire.input_file_id, wire.endpoint)
         if await self._records.active(call.caller.key_id) >= self._most:
             raise QuotaExceeded(f"This API key has {self._most} batches that have not ended.", retry_after=RETRY_AFTER)
         batch = await self._records.create(
             call.caller,
-            endpoint=ENDPOINT,
+            endpoint=wire.endpoint,
             input_file_id=input_file_id,
             window=window,
             extra=self._extra(wire.metadata),
@@ -109,7 +110,7 @@ class Batches:
             self._callbacks.check(extra[CALLBACK], "metadata")
         return extra
 
-    async def _input(self, call: Call, file_id: str | None) -> str:
+    async def _input(self, call: Call, file_id: str | None, endpoint: str) -> str:
         if not file_id or "\0" in file_id:
             raise InvalidRequest("Missing required parameter: 'input_file_id'.", param="input_file_id")
         try:
@@ -119,6 +120,9 @@ class Batches:
             raise InvalidRequest(message, param="input_file_id") from None
         if file.purpose != PURPOSE:
             message = f"The purpose of the input file must be '{PURPOSE}', not '{file.purpose}'."
+            raise InvalidRequest(message, param="input_file_id")
+        if endpoint == trial.ENDPOINT and file.size > trial.MAX_BYTES:
+            message = f"The input file of a test is limited to {trial.MAX_BYTES} bytes, got {file.size}."
             raise InvalidRequest(message, param="input_file_id")
         return file_id
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
 
-from serving.compatible.batch import lines, results
+from serving.compatible.batch import lines, results, trial
 from serving.compatible.batch.lines import Check, Line, Problem
 from serving.compatible.batch.record import ACTIVE, Batch, Records, Status
 from serving.compatible.batch.work import KIND
@@ -169,7 +169,7 @@ class Lives:
         news.clear()
 
     async def _validate(self, batch: Batch) -> None:
-        check = Check(batch.endpoint, self._models)
+        check = self._check(batch)
         if self._over(batch):
             await self._records.move(batch.id, [Status.VALIDATING], Status.EXPIRED)
             return
@@ -183,6 +183,11 @@ class Lives:
             await self._records.move(batch.id, [Status.VALIDATING], Status.FAILED, errors=problems)
         else:
             await self._records.move(batch.id, [Status.VALIDATING], Status.IN_PROGRESS, total=check.lines)
+
+    def _check(self, batch: Batch) -> Check:
+        if batch.endpoint == trial.ENDPOINT:
+            return Check(batch.endpoint, (trial.MODEL,), trial.MAX_LINES)
+        return Check(batch.endpoint, self._models)
 
     async def _feed(self, batch: Batch) -> None:
         """Makes jobs of the lines that are none yet."""
@@ -272,7 +277,7 @@ async def _jobs(batch: Batch, source: AsyncGenerator[Line, None], skip: int) -> 
 def _job(batch: Batch, number: int, line: Line) -> NewJob:
     custom_id, _ = lines.asked(line.data)
     return NewJob(
-        KIND,
+        trial.KIND if batch.endpoint == trial.ENDPOINT else KIND,
         batch.caller,
         details={"file": batch.input_file_id, "custom_id": custom_id, "start": line.start, "end": line.end},
         priority=PRIORITY,

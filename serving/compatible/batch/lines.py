@@ -114,6 +114,7 @@ class Check:
 
     endpoint: str
     models: tuple[str, ...]
+    most: int = MAX_LINES
     problems: list[Problem] = field(default_factory=list)
     lines: int = 0
     _model: str | None = None
@@ -122,7 +123,7 @@ class Check:
     @property
     def full(self) -> bool:
         """Whether enough has been found."""
-        return len(self.problems) >= MAX_PROBLEMS or self.lines > MAX_LINES
+        return len(self.problems) >= MAX_PROBLEMS or self.lines > self.most
 
     async def read(self, pieces: AsyncIterable[bytes]) -> None:
         try:
@@ -135,8 +136,8 @@ class Check:
             self.problems.append(Problem("line_too_large", message, None, error.number))
         if not self.lines and not self.problems:
             self.problems.append(Problem("empty_file", "The input file has no lines.", "input_file_id"))
-        if self.lines > MAX_LINES:
-            self.problems.append(Problem("too_many_lines", f"The input file has more than {MAX_LINES} lines."))
+        if self.lines > self.most:
+            self.problems.append(Problem("too_many_lines", f"The input file has more than {self.most} lines."))
 
     def add(self, line: Line) -> None:
         self.lines += 1

@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from serving.access.keyring import Keyring
 from serving.compatible.batch.life import Lives
 from serving.compatible.batch.record import Records
+from serving.compatible.batch.trial import TrialWork
 from serving.compatible.batch.work import LineWork
 from serving.compatible.batches import Batches
 from serving.compatible.reading import Reading
@@ -17,7 +18,7 @@ from serving.webhooks.callbacks import Callbacks
 
 
 class BatchService:
-    """The parts of which batches are made: `endpoints` for clients, `work` for the workers of the queue."""
+    """The parts of which batches are made: `endpoints` for clients, `work` and `trial` for the workers of the queue."""
 
     def __init__(
         self,
@@ -35,6 +36,8 @@ class BatchService:
         self.work = LineWork(
             engine, files, keyring, Reading(settings), timeout=settings.request_timeout, on_end=self._lives.tell
         )
+
+        self.trial = TrialWork(self._lives.tell)
 
     async def start(self) -> None:
         """Goes on with the batches of an earlier process. To be called once the workers run."""
