@@ -6,7 +6,7 @@ import io
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -248,7 +248,7 @@ def _photographed(page: Page, seed: int) -> Page:
     return _with(moved, np.clip(shown, 0, 255).astype(np.uint8), moved.truth)
 
 
-def _warped(pixels: Pixels, matrix: NDArray[np.float64]) -> Pixels:
+def _warped(pixels: Pixels, matrix: NDArray[Any]) -> Pixels:
     border = 255 if pixels.mean() > 127 else 0
     return np.asarray(cv2.warpPerspective(pixels, matrix, (WIDTH, HEIGHT), borderValue=border), np.uint8)
 
