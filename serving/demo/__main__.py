@@ -16,6 +16,7 @@ from serving.demo.charts import write_samples
 
 READ_ALL = "提取图中数据，以JSON格式输出。"
 DESCRIBE = "请分析这张图表，提取公司近三年的营收数据和同比增长率，并判断增长趋势。"
+REPORT_SEED = 2026
 READY_WITHIN_S = 600
 STOP_WITHIN_S = 30
 
@@ -117,18 +118,34 @@ async def demo(folder: Path, charts: int, seed: int) -> int:
             "--show",
             env=client_env,
         )  # fmt: skip
+        report = await report_on_a_document(folder, client_env)
     total = time.monotonic() - started
     console.print(
         f"\nEngine ready after {ready_s:.0f} s, whole demo {total:.0f} s."
-        f"\nOpen [bold]{relative(folder / 'results.html')}[/] to see every chart beside its answer."
+        f"\nOpen [bold]{relative(folder / 'results.html')}[/] to see every chart beside its answer,"
+        f"\nand [bold]{relative(folder / 'report' / 'report.html')}[/] for what was found in the annual report."
         "\nKeep it running for your own programs:  make serve"
     )
-    return code
+    return code or report
+
+
+async def report_on_a_document(folder: Path, env: dict[str, str]) -> int:
+    """An annual report in, its figures in a database, an alert and a page out. A chart that the small model cannot read
+    is told on the page and fails nothing."""
+    arguments = ("-m", "client.samples", "--out", str(folder / "documents"), "--count", "1", "--seed", str(REPORT_SEED))
+    child = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=env, stdout=asyncio.subprocess.DEVNULL)
+    if await child.wait() != 0:
+        raise DemoError("the sample report could not be drawn; the message is above.")
+    document = next((folder / "documents").glob("*.pdf"))
+    code = await run_shown(
+        "homescope", "report", str(relative(document)), "--out", str(relative(folder / "report")), "--show", env=env
+    )
+    return code if code > 1 else 0
 
 
 def emptied(folder: Path) -> Path:
     """Removes what an earlier demo left in `folder`, so that every answer is a new one; the folder for the charts."""
-    for name in ("charts", "data"):
+    for name in ("charts", "data", "documents", "report"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for old in folder.glob("results.*"):
         old.unlink()

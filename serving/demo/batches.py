@@ -190,9 +190,10 @@ def imageless_row(chat: Chat, rng: random.Random, room: int) -> Row:
 
 
 def compose(chat: Chat, pictures: Sequence[Picture], rng: random.Random, room: int) -> list[Row]:
-    """Rows over all `pictures` in order: the first two share one, one row has no image."""
-    rows = [pair_row(chat, pictures[0], pictures[1], rng, room)] if len(pictures) > 3 else []
-    rows += [single_row(chat, each, rng, room) for each in pictures[2 * len(rows) :]]
+    """Rows over all `pictures` in order: a quarter of them share rows by two, one row has no image."""
+    paired = 2 * -(-len(pictures) // 8) if len(pictures) > 3 else 0
+    rows = [pair_row(chat, pictures[i], pictures[i + 1], rng, room) for i in range(0, paired, 2)]
+    rows += [single_row(chat, each, rng, room) for each in pictures[paired:]]
     return [*rows, imageless_row(chat, rng, room)]
 
 
