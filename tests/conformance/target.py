@@ -73,9 +73,11 @@ class Cloud:
 
 
 @asynccontextmanager
-async def local(folder: Path, engine: Engine, material: Material) -> AsyncGenerator[Local, None]:
+async def local(
+    folder: Path, engine: Engine, material: Material, settings: Settings | None = None
+) -> AsyncGenerator[Local, None]:
     """The app over `engine`, and beside it a server that has the picture and the film to be fetched."""
-    settings = conformance_settings(folder)
+    settings = settings or conformance_settings(folder)
     key = await _key(settings)
     async with listening(create_app(settings, engine)) as url, listening(shelf(material)) as media:
         asks = material.ask(

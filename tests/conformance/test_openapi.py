@@ -17,8 +17,9 @@ from starlette.routing import Mount, Route, Router
 
 from serving.app import create_app
 from serving.settings import Settings
+from tests.conformance.material import Material
 from tests.conformance.scripted import Scripted
-from tests.conformance.target import Local, local
+from tests.conformance.target import MODEL, Local, local
 from tests.serving.conftest import PATH
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,8 @@ drawn = settings(
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("openapi")
-    app = local(folder, Scripted(), Settings(data=folder / "data", async_tasks=True, cache="off"))
+    switched_on = Settings(data=folder / "data", async_tasks=True, cache="off")
+    app = local(folder, Scripted(), Material.drawn(MODEL), switched_on)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(app) as running:
         yield running
 

@@ -199,6 +199,16 @@ async def test_logprobs_of_every_token(client: httpx.AsyncClient) -> None:
     assert text.startswith(body["output"]["text"])
 
 
+@pytest.mark.parametrize("penalty", [5e-324, 1e308])
+async def test_an_extreme_penalty_leaves_log_probabilities_that_are_numbers(
+    client: httpx.AsyncClient, penalty: float
+) -> None:
+    response = await ask(
+        client, CHART, "描述。", repetition_penalty=penalty, logprobs=True, top_logprobs=5, max_tokens=4
+    )
+    assert response.status_code == 200, response.text
+
+
 async def test_two_answers(client: httpx.AsyncClient) -> None:
     body = (await ask(client, CHART, "描述这张图。", n=2, temperature=1, seed=1)).json()
     assert [choice["index"] for choice in body["output"]["choices"]] == [0, 1]

@@ -79,8 +79,7 @@ def stream(ask: Ask) -> Seen:
 
 @flow("cumulative")
 def cumulative(ask: Ask) -> Seen:
-    asked = {"stream": True, "incremental_output": False}
-    result = streamed(send(ask, {"image": ask.image}, {"text": ask.prompt}, **asked))
+    result = streamed(send(ask, {"image": ask.image}, {"text": ask.prompt}, stream=True, incremental_output=False))
     return {**result, "text": result["pieces"][-1]}
 
 

@@ -111,7 +111,8 @@ async def test_each_line_has_a_line_in_the_log_that_says_nothing_of_it(
     batch = await run(client, [*lines, line("three", body=chat(temperature=9))])
     (answered,) = await content(client, batch["output_file_id"])
     failed = await content(client, batch["error_file_id"])
-    logged = [each for record in caplog.records if isinstance(each := (record.args or [None])[0], RequestLine)]
+    lines_of_log = [record.args[0] for record in caplog.records if isinstance(record.args, tuple) and record.args]
+    logged = [each for each in lines_of_log if isinstance(each, RequestLine)]
     told = {each.request_id: each for each in logged}
     line_of = told[answered["id"]]
     assert (line_of.outcome, line_of.model, line_of.key, line_of.output_tokens) == ("ok", "qwen3-vl-30b", "test", 2)

@@ -17,7 +17,7 @@ from serving.dashscope.oss import Refusal
 from serving.settings import Settings
 from serving.storage import database
 from serving.storage.files import File
-from tests.serving.dashscope.test_uploads import Clock, said
+from tests.serving.dashscope.uploading import Clock, said
 from tests.serving.storage.test_objects import lying_in
 
 MAX_BYTES = 1 << 20

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import httpx
@@ -13,7 +12,7 @@ from serving.app import create_app
 from serving.settings import Settings
 from serving.storage import database
 from tests.fakes import FakeEngine
-from tests.serving.dashscope.uploading import MAX_BYTES, MODEL, ask, certificate, form, post
+from tests.serving.dashscope.uploading import MAX_BYTES, MODEL, ask, certificate, form, post, said
 from tests.serving.storage.test_objects import lying_in
 from tests.serving.wire import picture
 
@@ -117,16 +116,6 @@ async def test_other_clients_send_other_orders(client: httpx.AsyncClient, client
     answer = await client.post("/oss/", content=body, headers={"content-type": "multipart/form-data; boundary=B"})
     assert (answer.status_code, answer.content) == (status, b"")
     assert (await ask(client, "oss://" + fields["key"])).status_code == 200
-
-
-def said(answer: httpx.Response) -> tuple[int, str, str]:
-    """Status, code and message of an error in the form of OSS."""
-    assert answer.headers["content-type"] == "application/xml"
-    code, message = (re.search(f"<{tag}>(.*)</{tag}>", answer.text) for tag in ("Code", "Message"))
-    assert code
-    assert message
-    assert f"<RequestId>{answer.headers['x-request-id']}</RequestId>" in answer.text
-    return answer.status_code, code[1], message[1]
 
 
 async def test_refusals_are_xml(client: httpx.AsyncClient, stored: Path) -> None:

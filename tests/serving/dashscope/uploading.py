@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,13 @@ async def post(client: httpx.AsyncClient, fields: dict[str, str], data: bytes, n
 async def ask(client: httpx.AsyncClient, *urls: str, **headers: str) -> httpx.Response:
     body = {"model": MODEL, "input": {"messages": [user(*({"image": url} for url in urls), "?")]}}
     return await client.post(PATH, json=body, headers={"x-dashscope-ossresourceresolve": "enable", **headers})
+
+
+def said(answer: httpx.Response) -> tuple[int, str, str]:
+    """Status, code and message of an error in the form of OSS."""
+    assert answer.headers["content-type"] == "application/xml"
+    code, message = (re.search(f"<{tag}>(.*)</{tag}>", answer.text) for tag in ("Code", "Message"))
+    assert code
+    assert message
+    assert f"<RequestId>{answer.headers['x-request-id']}</RequestId>" in answer.text
+    return answer.status_code, code[1], message[1]
