@@ -59,9 +59,13 @@ def target(peer: Peer, stream: bool) -> Target:
     return Target(peer.url, dialect, peer.model, peer.key, name=peer.name)
 
 
-def fresh(case: Case, peers: list[Peer], turns: int) -> dict[str, Iterator[Ask]]:
-    """Endless requests for each peer; the same pictures, for each has an answer cache of its own, if any."""
-    return {peer.name: case.workload(0).asks() for peer in peers}
+_seeds = itertools.count()
+
+
+def fresh(case: Case, peers: list[Peer]) -> dict[str, Iterator[Ask]]:
+    """Endless requests for each peer, of pictures that none has seen: whole and streamed answers share a cache."""
+    seed = next(_seeds)
+    return {peer.name: case.workload(seed).asks() for peer in peers}
 
 
 async def closed(peer: Peer, stream: bool, asks: list[Ask], users: int = USERS) -> list[Record]:
@@ -88,7 +92,7 @@ async def cpu_ms(peer: Peer, stream: bool, asks: list[Ask], users: int = USERS) 
 
 async def cpu(peers: list[Peer], case: Case, turns: int) -> dict[str, Any]:
     """CPU for each request of every peer: the median of the turns, and all of them."""
-    sources = fresh(case, peers, turns)
+    sources = fresh(case, peers)
     taken: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for number in range(turns + 1):
         for peer in rotated(peers, number):
@@ -103,7 +107,7 @@ async def cpu(peers: list[Peer], case: Case, turns: int) -> dict[str, Any]:
 
 async def added(peers: list[Peer], case: Case, turns: int) -> dict[str, Any]:
     """Milliseconds of one request after the other, and what each peer adds to the direct way."""
-    sources = fresh(case, peers, turns)
+    sources = fresh(case, peers)
     taken: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for number in range(turns + 1):
         for peer in rotated(peers, number):
@@ -164,7 +168,7 @@ async def _stream_turn(peer: Peer, engine: str, asks: list[Ask]) -> dict[str, fl
 async def half_load(peers: list[Peer], case: Case, turns: int, seconds: float) -> dict[str, Any]:
     """Latency at half of what the slowest peer can do, by an open load, beside the direct way at the same rate."""
     rates = {}
-    sources = fresh(case, peers, turns)
+    sources = fresh(case, peers)
     for peer in peers:
         records = await closed(peer, case.stream, list(itertools.islice(sources[peer.name], case.requests)))
         rates[peer.name] = len(records) / (max(each.end for each in records) / 1e9)
@@ -197,7 +201,7 @@ async def memory(peers: list[Peer], requests: int) -> dict[str, Any]:
         if peer.tree is None:
             continue
         idle, most = peer.tree.rss_mb(), 0.0
-        source = case.workload(1).asks()
+        source = fresh(case, [peer])[peer.name]
         for _ in range(max(1, requests // 50)):
             await closed(peer, False, list(itertools.islice(source, 50)), users=8)
             most = max(most, peer.tree.rss_mb())
