@@ -54,6 +54,7 @@ class Handler:
         self.stopping = asyncio.Event()
         self.halted: HomescopeError | None = None
         self.ended = 0
+        self._working: set[asyncio.Task[None]] = set()
 
     async def __call__(self, message: StreamMessage[Any]) -> None:
         if self.stopping.is_set():
@@ -65,6 +66,23 @@ class Handler:
             _LOG.warning("a message was buried: %s", error)
             await self._queue.bury(bytes(message.body), str(error))
             return
+        # RabbitMQ's client cancels its consumers when the connection breaks: what is asked is waited for all the same.
+        working = asyncio.create_task(self._until_settled(item, message))
+        self._working.add(working)
+        working.add_done_callback(self._forget)
+        await asyncio.shield(working)
+
+    async def settled(self) -> None:
+        """Waits for what goes on although its message is gone."""
+        while self._working:
+            await asyncio.wait(self._working)
+
+    def _forget(self, working: asyncio.Task[None]) -> None:
+        self._working.discard(working)
+        if not working.cancelled() and (error := working.exception()) is not None:
+            _LOG.debug("a message went back: %s", type(error).__name__)
+
+    async def _until_settled(self, item: Work, message: StreamMessage[Any]) -> None:
         while not await self._settled(item, message):
             await self._pause(min(self._lease / 4, 2.0))
         await self._feed.top_up(item.document)

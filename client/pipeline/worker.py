@@ -105,6 +105,7 @@ class Worker:
             finally:
                 handler.stopping.set()
                 await broker.stop()
+                await handler.settled()
         if handler.halted is not None:
             raise handler.halted
         return handler.ended
