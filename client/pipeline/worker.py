@@ -85,6 +85,8 @@ class Worker:
     def stop(self) -> None:
         """No new items; those in work are finished. May be called from a signal handler."""
         self._stop.set()
+        if self.handler is not None:
+            self.handler.stopping.set()
 
     async def run(self, *, until_empty: bool = False) -> int:
         """Works; returns how many items have ended here. `until_empty`: return when nothing is left in the database.
