@@ -2,7 +2,8 @@
 
     python -m benchmarks.client_mock --port 9100 --latency 0.5
 
-Every request, to any path, is a question and gets the same answer of the native protocol.
+Every POST, to any path, is a question and gets the same answer of the native protocol; there is nothing to GET, no
+store for uploads either.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import orjson
 import uvloop
 
 PATH = "/services/aigc/multimodal-generation/generation"
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+HEAD = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 ANSWER = orjson.dumps(
     {
         "output": {
@@ -93,6 +94,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         body, self._parts = b"".join(self._parts), []
+        if self._parser.get_method() == b"GET":
+            self._write(b"{}", b"404 Not Found")
+            return
         if self._log is not None:
             self._log.add(body)
         if self._latency:
@@ -100,9 +104,9 @@ class Connection(asyncio.Protocol):
         else:
             self._write(ANSWER)
 
-    def _write(self, body: bytes) -> None:
+    def _write(self, body: bytes, status: bytes = b"200 OK") -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(HEAD % len(body) + body)
+            self._transport.write(HEAD % (status, len(body)) + body)
 
 
 async def serve(port: int, latency: float, log: Log | None) -> None:

@@ -26,6 +26,9 @@ _KEPT_SECONDS = 47 * 3600.0
 """The cloud keeps an upload for 48 hours."""
 
 _REMEMBERED = 4096
+_REST_SECONDS = 60.0
+"""After an upload that failed for now: images do not queue for a store that does not answer."""
+
 _EXPIRY_MARGIN = 30.0
 
 
@@ -55,6 +58,7 @@ class Uploads:
         self._delivery = delivery
         self._certificates: dict[str, _Certificate] = {}
         self._asking = asyncio.Lock()
+        self._rests_until = 0.0
         self._known: dict[tuple[str, bytes], tuple[str, float]] = {}
 
     async def reference(self, data: bytes, model: str) -> str:
@@ -64,7 +68,7 @@ class Uploads:
             UnusableImage: as `images.check`.
             HomescopeError: of an upload, where nothing else is allowed.
         """
-        if self._delivery == "inline" or (self._delivery == "auto" and not _uploading_is_smaller(len(data))):
+        if self._delivery == "inline" or (self._delivery == "auto" and not self._worth_it(len(data))):
             return data_uri(data)
         name = (model, hashlib.sha256(data).digest())
         address, until = self._known.get(name, ("", 0.0))
@@ -75,11 +79,15 @@ class Uploads:
         except HomescopeError as error:
             if self._delivery == "upload":
                 raise
-            if isinstance(error, ServiceError | BadResponse) and not error.retryable:
+            if isinstance(error, ServiceError) and not error.retryable:
                 self._delivery = "inline"  # no store there, and there will be none for the next image
+            self._rests_until = time.monotonic() + _REST_SECONDS
             return data_uri(data)
         self._remember(name, address)
         return address
+
+    def _worth_it(self, size: int) -> bool:
+        return _uploading_is_smaller(size) and time.monotonic() >= self._rests_until
 
     def _remember(self, name: tuple[str, bytes], address: str) -> None:
         if len(self._known) >= _REMEMBERED:
@@ -104,6 +112,8 @@ class Uploads:
 
     async def _certificate(self, model: str) -> _Certificate:
         async with self._asking:
+            if self._delivery != "upload" and time.monotonic() < self._rests_until:
+                raise BadResponse("the store failed a moment ago")
             known = self._certificates.get(model)
             if known is None or known.until < time.monotonic():
                 known = self._certificates[model] = await self._ask_for_certificate(model)

@@ -109,7 +109,7 @@ class Scripted:
     certificates: int = 0
     received: int = 0
     _now: int = 0
-    _storing: bool = False
+    _storing: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -132,13 +132,15 @@ class Scripted:
         finally:
             self._now -= 1
 
-    def storing(self) -> None:
-        self._storing = True
+    def storing(self, status: int = 200) -> None:
+        self._storing = status
 
     async def certify(self, request: Request) -> Reply:
         if not self._storing:
             return refusal(404, "NotFound", "no such path")
         self.certificates += 1
+        if self._storing != 200:
+            return refusal(self._storing, "InternalError", "no certificates today")
         names = ("policy", "signature", "oss_access_key_id", "x_oss_object_acl", "x_oss_forbid_overwrite")
         host = self.url.replace("/api/v1", "/store")
         data = dict.fromkeys(names, "p" * 200) | {"upload_dir": "up", "upload_host": host, "expire_in_seconds": 300}

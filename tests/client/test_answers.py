@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,14 @@ async def test_a_server_without_a_store_gets_it_inline(server: Scripted) -> None
         for number in range(2):
             await s.ask(noise(20_000 + number), "?")
     assert all(call.content[0]["image"].startswith("data:image/png") for call in server.calls)
+
+
+async def test_a_store_that_fails_is_left_alone_for_a_while(server: Scripted) -> None:
+    server.storing(status=500)
+    async with session(server) as s:
+        await asyncio.gather(*(s.ask(noise(20_000 + number), "?") for number in range(8)))
+    assert server.certificates == 1
+    assert len(server.calls) == 8
 
 
 async def test_upload_and_nothing_else(server: Scripted) -> None:
