@@ -116,14 +116,16 @@ class Queue:
 
     async def backlog(self) -> Backlog:
         """Of all kinds and callers."""
+        # By name: written out twice it has two parameters, which PostgreSQL takes for two expressions.
+        notice = (jobs.c.kind == notices.KIND).label("notice")
         statement = (
-            select(jobs.c.state, jobs.c.kind == notices.KIND, func.count(), func.min(jobs.c.submitted_at))
+            select(jobs.c.state, notice, func.count(), func.min(jobs.c.submitted_at))
             .where(jobs.c.state.in_((State.PENDING, State.RUNNING)))
-            .group_by(jobs.c.state, jobs.c.kind == notices.KIND)
+            .group_by(jobs.c.state, "notice")
         )
         async with self.reading() as connection:
             rows = await connection.execute(statement)
-            found = {(state, bool(notice)): (count, since) for state, notice, count, since in rows}
+            found = {(state, bool(told)): (count, since) for state, told, count, since in rows}
         none: tuple[int, int | None] = (0, None)
         waiting, since = found.get((State.PENDING, False), none)
         oldest = 0.0 if since is None else max(0.0, (self.clock() - since) / 1e3)
