@@ -29,7 +29,14 @@ def test_the_settings_table_is_the_code(name: str) -> None:
     assert written == fields
 
 
-@pytest.mark.parametrize("name", [*READMES, *SETTINGS, "CHANGELOG.md", "serving/demo/model/README.md"])
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for folder in ("", "docs", "benchmarks", "docker", "k8s", "serving/demo/model")
+    for page in (ROOT / folder).glob("*.md")
+)
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
     missing = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
@@ -64,3 +71,11 @@ def test_the_changelog_knows_the_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog or f"## [{version}]" in changelog
+
+
+def test_every_page_has_its_chinese_twin() -> None:
+    english = {name for name in PAGES if not name.endswith(".zh-CN.md")} - {
+        "CHANGELOG.md",
+        "serving/demo/model/README.md",
+    }
+    assert {name.replace(".md", ".zh-CN.md") for name in english} <= set(PAGES)

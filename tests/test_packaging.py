@@ -1,5 +1,6 @@
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -33,7 +34,11 @@ def declared(*extras: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("client", ()), ("serving", ("serving", "scale", "traces", "engine-cpu", "demo", "train"))],
+    [
+        ("client", ("data", "documents", "pipeline", "demo")),
+        ("serving", ("serving", "scale", "traces", "engine-cpu", "demo", "train")),
+        ("benchmarks", ("benchmarks", "serving", "data", "documents", "pipeline", "demo")),
+    ],
 )
 def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, ...]) -> None:
     providers = metadata.packages_distributions()
@@ -44,6 +49,17 @@ def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, .
         if not {name.lower().replace("_", "-") for name in providers.get(module, [module])} & allowed
     }
     assert undeclared == set()
+
+
+def test_the_client_needs_its_core_alone() -> None:
+    """What `import client` and the command line load at once; the rest says which extra to install."""
+    script = "import sys, client, client.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    )
+    providers = metadata.packages_distributions()
+    heavy = {line for extra in ("data", "documents", "pipeline", "demo") for line in declared(extra)} - declared()
+    assert not {name for name in loaded if {each.lower() for each in providers.get(name, ())} & heavy}
 
 
 def test_client_and_server_share_no_code() -> None:
