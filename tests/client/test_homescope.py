@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from client import errors
 from client.batch import Batch
@@ -62,6 +64,14 @@ async def test_ask(session: Session, engine: FakeEngine, stream: bool) -> None:
     assert answer.usage.total_tokens == 12
     assert answer.request_id
     assert len(engine.history) == 1
+
+
+async def test_a_large_image_is_uploaded(session: Session, engine: FakeEngine) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((256, 256), 90).save(stream, "PNG")
+    engine.enqueue("noise")
+    assert (await session.ask(stream.getvalue(), "?")).text == "noise"
+    assert len(session._uploads._known) == 1
 
 
 async def test_stream(session: Session, engine: FakeEngine) -> None:
