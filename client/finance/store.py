@@ -95,9 +95,17 @@ class Store:
         except (SQLAlchemyError, OSError) as error:
             raise LedgerError(f"the database cannot be written: {getattr(error, 'orig', None) or error}") from error
 
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.connect() as db:
+                yield db
+        except (SQLAlchemyError, OSError) as error:
+            raise LedgerError(f"the database cannot be read: {getattr(error, 'orig', None) or error}") from error
+
     async def searched(self, digest: str) -> list[Found] | None:
         """The figures of a document that an earlier run searched to its end and whose images are still there."""
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             done = await db.scalar(select(documents.c.searched).where(documents.c.digest == digest))
             rows = (
                 await db.execute(select(figures).where(figures.c.document == digest).order_by(figures.c.id))
@@ -142,14 +150,14 @@ class Store:
     async def reading(self, figure: int, key: str) -> int | None:
         """The number of a figure's reading that is done, None where it has to be asked."""
         wanted = (readings.c.figure == figure, readings.c.key == key, readings.c.state == "done")
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             number: int | None = await db.scalar(select(readings.c.id).where(*wanted))
             return number
 
     async def twin(self, key: str) -> RowMapping | None:
         """A done reading of the same image anywhere: the answer needs not be asked for again."""
         query = select(readings).where(readings.c.key == key, readings.c.state == "done").limit(1)
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             return (await db.execute(query)).mappings().first()
 
     async def add_reading(self, figure: int, outcome: Outcome) -> int:
@@ -183,7 +191,7 @@ class Store:
 
     async def series(self, reading: int) -> Series:
         """A reading as it was stored."""
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             row = (await db.execute(select(readings).where(readings.c.id == reading))).mappings().one()
             own = (
                 await db.execute(select(points).where(points.c.reading == reading).order_by(points.c.year))
@@ -201,14 +209,14 @@ class Store:
         """The rows of a view (`series`, `open_alerts`, `disagreements`) of some documents, in order."""
         order = {"series": "page, y0, x0, year"}.get(view, "page, y0, x0")
         query = text(f"SELECT * FROM {view} WHERE document_digest = :digest ORDER BY {order}")  # noqa: S608
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             for digest in digests:
                 for row in (await db.execute(query, {"digest": digest})).mappings():
                     yield dict(row)
 
     async def problems(self, digest: str) -> str:
         """Pages of a document that could not be read, a line each."""
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             return str(await db.scalar(select(documents.c.problems).where(documents.c.digest == digest)) or "")
 
     async def outcomes(self, digest: str) -> list[RowMapping]:
@@ -232,12 +240,12 @@ class Store:
             .where(figures.c.document == digest)
             .order_by(figures.c.page, figures.c.y0, figures.c.x0)
         )
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             return list((await db.execute(query)).mappings())
 
     async def alerts_of(self, reading: int) -> list[dict[str, Any]]:
         """The alerts of a reading."""
-        async with self._engine.connect() as db:
+        async with self._reading() as db:
             query = select(alerts).where(alerts.c.reading == reading).order_by(alerts.c.id)
             return [dict(row) for row in (await db.execute(query)).mappings()]
 

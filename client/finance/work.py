@@ -122,6 +122,8 @@ class Reports:
                     self._tell_unread(path, 0, error.message.removeprefix(f"{path}: "))
                 except OSError as error:
                     self._tell_unread(path, 0, error.strerror or str(error))
+                except HomescopeError as error:
+                    self._give_up(error)
         return self.counts
 
     async def _document(self, path: Path, asking: asyncio.TaskGroup) -> None:
@@ -172,11 +174,14 @@ class Reports:
         try:
             await self._read_and_keep(path, found)
         except HomescopeError as error:
-            if self.stopped is None:
-                self.stopped = error
-            self.stop()
+            self._give_up(error)
         finally:
             self._waiting.release()
+
+    def _give_up(self, error: HomescopeError) -> None:
+        """Nothing else would go better: the first reason is the one to tell."""
+        self.stopped = self.stopped or error
+        self.stop()
 
     async def _read_and_keep(self, path: Path, found: Found) -> None:
         key = reading_key(found.figure.digest, self._options.model, self._options.with_words)

@@ -115,6 +115,24 @@ def test_a_wrong_key_stops_at_once(model: Scripted, annual: Path, tmp_path: Path
     assert len(model.calls) == 1
 
 
+def test_a_database_that_is_lost_on_the_way(model: Scripted, annual: Path, tmp_path: Path) -> None:
+    """One line, not a traceback, whatever was in flight."""
+    out = tmp_path / "out"
+
+    def breaks(call: Call) -> Reply:
+        with sqlite3.connect(out / "report.db") as database:
+            database.execute("DROP TABLE points")
+        database.close()
+        return answer(json.dumps(READING))
+
+    model.default = breaks
+    result = report(model, annual, "--out", out, "--no-words")
+    assert result.exit_code == 2
+    assert "the database cannot be" in result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -18,6 +18,8 @@ from tests.serving.storage.postgres import fresh_database
 
 __all__ = ["postgres"]
 
+pytestmark = pytest.mark.timeout(120)  # PostgreSQL starts and stops in it
+
 SERIES = series_of(Reading.model_validate(READING), "图1 营业收入（单位：百万元）")
 ALERT = Alert(rule="r", label="关注", message="m", years=(2023, 2024), certain=False)
 
