@@ -226,6 +226,12 @@ def test_kubernetes_gets_the_alerts_that_prometheus_has() -> None:
     assert yaml.safe_load(written)["spec"] == alerts, f"run {sys.executable} {script}"
 
 
+def test_every_dashboard_goes_to_grafana() -> None:
+    folder = ROOT / "docker" / "grafana" / "dashboards"
+    given = one(rendered("gpu"), "ConfigMap", "homescope-dashboards")["data"]
+    assert set(given) == {path.name for path in folder.glob("*.json")}
+
+
 def test_what_scales_looks_at_metrics_that_exist() -> None:
     source = (ROOT / "serving" / "metrics.py").read_text(encoding="utf-8")
     for each in (each for each in rendered("scale") if each["kind"] == "ScaledObject"):
@@ -239,7 +245,15 @@ def test_a_linter_of_security_finds_nothing(tmp_path: Path) -> None:
     for name in OVERLAYS:
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump_all(rendered(name)))
     (tmp_path / "Dockerfile").write_text((ROOT / "docker" / "Dockerfile").read_text())
-    command = [_checkov(), "--directory", tmp_path, "--framework", "kubernetes", "dockerfile", "--skip-download"]
+    command: list[str | Path] = [
+        _checkov(),
+        "--directory",
+        tmp_path,
+        "--framework",
+        "kubernetes",
+        "dockerfile",
+        "--skip-download",
+    ]
     done = subprocess.run(
         [*command, "--compact", "--quiet", "--skip-check", ",".join(LEFT_OUT)],
         capture_output=True,

@@ -100,3 +100,9 @@ async def test_a_stop_between_retries_leaves_nothing_waiting(queues: list[Queue]
     async with queues[2].reading() as connection:
         states = set((await connection.execute(select(jobs.c.state))).scalars())
     assert states == {"CANCELED"}
+
+
+async def test_what_waits_is_counted(queues: list[Queue]) -> None:
+    await queues[0].submit(NewJob("task", CALLER, b"x"))
+    counted = await queues[1].backlog()
+    assert (counted.waiting, counted.running) == (1, 0)
