@@ -31,6 +31,7 @@ from client.documents.regions import overlap
 from client.samples import write_reports
 
 FOUND = 0.5
+KEYS = ("years", "values", "growth")
 READY_WITHIN_S = 900
 _SERVER_NAMES = ("DASHSCOPE_HTTP_BASE_URL", "DASHSCOPE_API_KEY")
 
@@ -83,6 +84,8 @@ def compare(known: dict[str, Any], found: list[sqlite3.Row], database: sqlite3.C
     for figure in known["figures"]:
         name = f"{'scanned' if figure['scanned'] else 'vector'} {figure['kind']}"
         counts[f"{name} all"] += 1
+        if figure["kind"] == "chart":  # those of a chart that is not found are not exact
+            counts[f"{name} single figures"] += sum(len(figure["expected"][key]) for key in KEYS)
         match = best(figure, left)
         if match is None:
             continue
@@ -117,17 +120,15 @@ def judged(figure: dict[str, Any], match: sqlite3.Row, database: sqlite3.Connect
     query = "SELECT answer FROM readings WHERE figure = ? AND state = 'done' ORDER BY id DESC LIMIT 1"
     row = database.execute(query, (match["id"],)).fetchone()
     answer = json.loads(row["answer"]) if row else {}
-    keys = ("years", "values", "growth")
     singles = [
-        (value, at < len(answer.get(key, [])) and answer[key][at] == value)
-        for key in keys
+        at < len(answer.get(key, [])) and answer[key][at] == value
+        for key in KEYS
         for at, value in enumerate(expected[key])
     ]
     return {
-        "every figure exact": all(answer.get(key) == expected[key] for key in keys),
+        "every figure exact": all(answer.get(key) == expected[key] for key in KEYS),
         "unit exact": answer.get("unit") == expected["unit"],
-        "single figures": len(singles),
-        "single figures exact": sum(right for _, right in singles),
+        "single figures exact": sum(singles),
     }
 
 
