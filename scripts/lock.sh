@@ -18,5 +18,6 @@ lock documents --extra data --extra documents --extra pipeline
 lock serving --extra serving --extra scale --extra traces
 # torch comes before the lock (scripts/setup.sh): its CPU build is not what a plain install would choose.
 lock dev --extra serving --extra scale --extra traces --extra engine-cpu --extra demo --extra train --extra data --extra documents --extra pipeline --extra benchmarks --group dev --no-emit-package torch
+lock engine-cpu --extra serving --extra scale --extra traces --extra engine-cpu --no-emit-package torch
 # A GPU machine wants torch's published build with all it asks for: none of the CPU overrides of pyproject.toml.
 lock engine-gpu --extra serving --extra scale --extra traces --extra engine-gpu --no-config
