@@ -91,6 +91,8 @@ def _part(wire: WirePart) -> WirePart:
 def _parameters(sent: dict[str, Any]) -> dict[str, Any]:
     native = {name: value for name, value in sent.items() if name not in OURS_ALONE}
     _refuse_seed(native.get("seed"))
+    if native.get("parallel_tool_calls") is None:  # one of the cloud's pages says false; what it does is this
+        native["parallel_tool_calls"] = True
     if native.get("enable_thinking") is None and _without_thinking(sent):
         native["enable_thinking"] = False
     return native

@@ -16,6 +16,7 @@ from tests.serving.compatible.wire import chat, image, user
 
 RULES = Rules(("qwen3-vl-30b",), 32768)
 HYBRID = Rules(("qwen3-vl-30b",), 32768, thinks="hybrid")
+OFF = {"parallel_tool_calls": False}
 
 
 def to_generation(body: dict[str, Any], rules: Rules = RULES) -> Generation:
@@ -62,6 +63,14 @@ def test_a_turn_of_tools() -> None:
     assert (told.role, told.tool_call_id) == ("tool", "c1")
     assert isinstance(generation.tools, Tools)
     assert [each.name for each in generation.tools.offered] == ["look"]
+
+
+@pytest.mark.parametrize(("given", "parallel"), [({}, True), ({"parallel_tool_calls": None}, True), (OFF, False)])
+def test_calls_come_together_unless_that_is_switched_off(given: dict[str, Any], parallel: bool) -> None:
+    """Of this protocol alone: natively they come one at a time unless it is switched on."""
+    tools = to_generation(chat(tools=[{"type": "function", "function": {"name": "look"}}], **given)).tools
+    assert tools is not None
+    assert tools.parallel is parallel
 
 
 def test_developers_speak_for_the_system() -> None:
