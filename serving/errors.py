@@ -186,8 +186,9 @@ class ThinkingUnsupported(InvalidRequest):
 class ContextTooLong(InvalidRequest):
     """Raised when the prompt, images included, has more tokens than the model reads."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"Range of input length should be [1, {limit}]")
+    def __init__(self, limit: int, given: str = "") -> None:
+        """`given` is the length that the prompt has, as far as the engine told it."""
+        super().__init__(f"Range of input length should be [1, {limit}]" + (f", got {given}" if given else ""))
 
 
 class InvalidImage(InvalidRequest):

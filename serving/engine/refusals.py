@@ -26,6 +26,10 @@ RETRY_AFTER = 5
 CONTEXT = re.compile(
     r"(?:maximum context length(?: is)? \(?|cannot be greater than max_model_len=|maximum model length of )(\d+)"
 )
+LENGTH = re.compile(
+    r"(?:prompt contains |prompt \(length |Input length \()((?:at least )?\d++(?: characters)?)(?!\) plus)"
+)
+"""How long the prompt is. Texts are cut one token beyond the limit, or not even tokenized, if they are far too long."""
 DYING = re.compile(r"EngineCore encountered an issue|EngineDeadError|engine is dead", re.IGNORECASE)
 """The server outlives its engine for a moment, and says so with a 500."""
 FORGOTTEN = re.compile(r"Cache miss for \w+ at index \d+ but data is not provided")
@@ -76,7 +80,8 @@ def message(body: bytes) -> str:
 def refusal(status: int, text: str) -> ServingError:
     """The error for an answer other than 200, or for an error event in a stream. Raises `OptionRefused`."""
     if context := CONTEXT.search(text):
-        return ContextTooLong(int(context[1]))
+        length = LENGTH.search(text)
+        return ContextTooLong(int(context[1]), length[1] if length else "")
     if FORGOTTEN.search(text):
         return ImageForgotten()
     if BAD_IMAGE.search(text):

@@ -261,11 +261,26 @@ async def test_refusals(vllm: VLLM, fake: FakeVLLM, status: int, message: str, e
     assert type(raised.value) is error
 
 
-async def test_the_context_is_named(vllm: VLLM, fake: FakeVLLM) -> None:
-    fake.answers.append((400, refusal(CONTEXT)))
+LONGEST = "maximum context length is 4096 tokens. However, your prompt contains"
+LONGER = "is longer than the maximum model length of 4096."
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (CONTEXT, ", got 5000"),
+        (f"This model's {LONGEST} at least 4097 input tokens, which exceeds", ", got at least 4097"),
+        (f"This model's {LONGEST} 900000 characters (more than 30000 characters,", ", got 900000 characters"),
+        (f"The decoder prompt (length 5000) {LONGER}", ", got 5000"),
+        (f"The decoder prompt (length 4096) plus the number of requested output tokens (at least 1) {LONGER}", ""),
+        ("max_tokens=32768 cannot be greater than max_model_len=4096.", ""),
+    ],
+)
+async def test_the_context_and_the_prompt_are_named(vllm: VLLM, fake: FakeVLLM, said: str, told: str) -> None:
+    fake.answers.append((400, refusal(said)))
     with pytest.raises(ContextTooLong) as raised:
         await ask(vllm)
-    assert raised.value.message == "Range of input length should be [1, 4096]"
+    assert raised.value.message == f"Range of input length should be [1, 4096]{told}"
 
 
 async def test_what_the_engine_says_of_itself_stays_inside(vllm: VLLM, fake: FakeVLLM) -> None:
