@@ -4,10 +4,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serving.errors import InternalError, ServingError, TaskTimeout
-from serving.jobs import transitions
+from serving.jobs import transitions, turns
 from serving.jobs.job import Failure, Job, State
 from serving.jobs.queue import Queue
 from serving.jobs.tables import job_of, jobs
@@ -31,33 +32,36 @@ class Leases:
         self._queue = queue
         self._owner = owner
         self._kinds = kinds
+        self._next = turns.next_job(kinds)
         self._lease_ms = lease_ms
         self._max_attempts = max_attempts
 
     async def take(self, count: int) -> list[Job]:
-        """Up to `count` jobs that are due, most urgent first, each under a lease of its own."""
+        """Up to `count` jobs that are due, most urgent first and the callers in turn, each under a lease of its own."""
         now = self._queue.clock()
-        due = self._due(now).limit(count).with_for_update(skip_locked=True)
         taken: list[Job] = []
         async with self._queue.transaction() as connection:
-            for job_id in list((await connection.execute(due)).scalars()):
-                statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state == State.PENDING).returning(*jobs.c)
-                row = (await connection.execute(statement.values(self._leased(now)))).one_or_none()
-                taken += [] if row is None else [job_of(row)]
+            for turn in await turns.reserve(connection, count):
+                if (job := await self._take(connection, now)) is None:
+                    break
+                await turns.note(connection, job.caller.key_id, turn)
+                taken.append(job)
         return taken
+
+    async def _take(self, connection: AsyncConnection, now: int) -> Job | None:
+        """None also for a job that is being cancelled: it is not waited for, others would wait as well."""
+        found = (await connection.execute(self._next, {"now": now})).scalar()
+        free = select(jobs.c.id).where(jobs.c.id == found).with_for_update(skip_locked=True).scalar_subquery()
+        statement = update(jobs).where(jobs.c.id == free, jobs.c.state == State.PENDING).returning(*jobs.c)
+        row = (await connection.execute(statement.values(self._leased(now)))).one_or_none()
+        return None if row is None else job_of(row)
 
     async def due(self) -> bool:
         """Whether there may be something to take."""
+        waiting = (jobs.c.state == State.PENDING, jobs.c.not_before <= self._queue.clock())
         async with self._queue.reading() as connection:
-            found = await connection.execute(self._due(self._queue.clock()).limit(1))
+            found = await connection.execute(select(jobs.c.id).where(*waiting, jobs.c.kind.in_(self._kinds)).limit(1))
             return found.scalar() is not None
-
-    def _due(self, now: int) -> Select[tuple[str]]:
-        return (
-            select(jobs.c.id)
-            .where(jobs.c.state == State.PENDING, jobs.c.not_before <= now, jobs.c.kind.in_(self._kinds))
-            .order_by(jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.number)
-        )
 
     def _leased(self, now: int) -> dict[str, object]:
         return {

@@ -35,7 +35,16 @@ jobs = Table(
     Column("lease_until", BigInteger, nullable=True),
     Column("hooks", JSON(none_as_null=True), nullable=True),
 )
-Index("jobs_next", jobs.c.state, jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.number)
+Index(
+    "jobs_next",  # the last two so that what is not due, or of others, is passed over without a look at the table
+    jobs.c.state,
+    jobs.c.caller_id,
+    jobs.c.priority.desc(),
+    jobs.c.submitted_at,
+    jobs.c.number,
+    jobs.c.kind,
+    jobs.c.not_before,
+)
 Index("jobs_of_caller", jobs.c.kind, jobs.c.caller_id, jobs.c.state, jobs.c.submitted_at)
 Index("jobs_of_group", jobs.c.group_id, jobs.c.state, jobs.c.number)
 
@@ -50,6 +59,12 @@ results = Table(
     metadata,
     Column("job_id", String(36), primary_key=True),
     Column("data", LargeBinary, nullable=False),
+)
+turns = Table(
+    "job_turns",
+    metadata,
+    Column("caller_id", String(36), primary_key=True),
+    Column("turn", BigInteger, nullable=False),
 )
 groups = Table(
     "job_groups",

@@ -65,6 +65,8 @@ _batches = Table(
     Column("completed", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("cleared", Boolean, nullable=False),
+    Column("leader", String(36), nullable=True),
+    Column("led_until", BigInteger, nullable=True),
 )
 
 
@@ -291,4 +293,5 @@ def _restricted(query: Select[Any], wanted: Wanted) -> Select[Any]:
 
 def _batch(row: Row[Any]) -> Batch:
     values = dict(row._mapping)
+    del values["leader"], values["led_until"]
     return Batch(**values | {"status": Status(values["status"])})

@@ -1,3 +1,3 @@
 """How the tables of an older server become those of this one."""
 
-HEAD = "0003"
+HEAD = "0004"

@@ -106,3 +106,57 @@ async def test_what_waits_is_counted(queues: list[Queue]) -> None:
     await queues[0].submit(NewJob("task", CALLER, b"x"))
     counted = await queues[1].backlog()
     assert (counted.waiting, counted.running) == (1, 0)
+
+
+async def test_callers_take_turns(queues: list[Queue]) -> None:
+    """Whoever came first, and however much of it there is: the second caller waits for one job of the first."""
+    groups = Groups(queues[0])
+    await groups.open("g")
+    await groups.add("g", [NewJob("task", CALLER, number=number) for number in range(30)])
+    first = [Leases(queue, str(number), {"task": Failure.of}) for number, queue in enumerate(queues)]
+    assert len(await first[0].take(4)) == 4
+    for name in ("bob", "carol"):
+        for _ in range(3):
+            await queues[1].submit(NewJob("task", Caller(name, name)))
+    served = [job.caller.key_id for leases in (first * 2) for job in await leases.take(1)]
+    assert sorted(served) == ["bob"] * 3 + ["carol"] * 3
+    assert served[0::2] in (["bob"] * 3, ["carol"] * 3)
+
+
+async def test_who_was_served_longest_ago_is_next(queues: list[Queue]) -> None:
+    """With one place no caller has a job running when the next one is chosen."""
+    for name in ("alice", "bob", "carol"):
+        for _ in range(4):
+            await queues[0].submit(NewJob("task", Caller(name, name)))
+    served = []
+    for number in range(12):
+        leases = Leases(queues[number % PROCESSES], str(number), {"task": Failure.of})
+        (job,) = await leases.take(1)
+        served.append(job.caller.key_id)
+        await leases.succeed(job, b"")
+    assert [len(set(served[start : start + 3])) for start in range(0, 12, 3)] == [3] * 4
+
+
+async def test_processes_that_look_at_once_serve_the_callers_alike(queues: list[Queue]) -> None:
+    for number in range(6):
+        await queues[0].submit(NewJob("task", CALLER, number=number))
+    for name in ("bob", "carol"):
+        await queues[0].submit(NewJob("task", Caller(name, name)))
+    workers = [Leases(queue, str(number), {"task": Failure.of}) for number, queue in enumerate(queues)]
+    taken = await asyncio.gather(*(leases.take(1) for leases in workers))
+    assert sorted(job.caller.key_id for jobs_of_one in taken for job in jobs_of_one) == ["alice", "bob", "carol"]
+
+
+async def test_urgency_goes_before_turns_and_a_share_is_no_reserve(queues: list[Queue], clock: Clock) -> None:
+    leases = Leases(queues[0], "one", {"task": Failure.of})
+    await queues[0].submit(NewJob("task", Caller("bob", "Bob"), priority=-10))
+    for _ in range(3):
+        await queues[0].submit(NewJob("task", CALLER))
+    await queues[0].submit(NewJob("foreign", Caller("carol", "Carol")))
+    assert [job.caller.key_id for job in await leases.take(3)] == ["alice"] * 3
+    (last,) = await leases.take(9)
+    assert last.caller.key_id == "bob"
+    await leases.retry(last, 500, EngineUnavailable())
+    assert await leases.take(9) == []
+    clock.now += 500
+    assert len(await leases.take(9)) == 1
