@@ -1,11 +1,12 @@
-"""The official client's generic task calls, unmodified; only its URL and key are set."""
+"""The official client's task calls while a task waits or runs, which only a held engine shows; that tasks are answered
+is in `tests/conformance`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import dashscope
 import httpx
@@ -45,20 +46,6 @@ async def in_thread(call: Callable[[], T]) -> T:
     return await asyncio.to_thread(call)
 
 
-async def test_the_sync_client_submits_waits_and_reads(key_of: str, engine: FakeEngine) -> None:
-    engine.enqueue("营收", "120亿", input_tokens=90, image_tokens=66)
-
-    def program() -> Any:
-        task = BaseAsyncApi.async_call(MODEL, INPUT, **SERVICE, api_key=key_of)
-        assert task.output["task_status"] == "PENDING"
-        return BaseAsyncApi.wait(task, api_key=key_of)
-
-    done = await in_thread(program)
-    assert (done.status_code, done.output["task_status"]) == (200, "SUCCEEDED")
-    assert done.output["choices"][0]["message"]["content"] == [{"text": "营收120亿"}]
-    assert (done.usage["input_tokens"], done.usage["image_tokens"]) == (90, 66)
-
-
 async def test_the_sync_client_fetches_cancels_and_lists(key_of: str, engine: FakeEngine) -> None:
     gate = asyncio.Event()
     engine.enqueue("later", gate=gate)
@@ -78,9 +65,9 @@ async def test_the_sync_client_fetches_cancels_and_lists(key_of: str, engine: Fa
     gate.set()
 
 
-async def test_the_aio_client_does_all_of_it(key_of: str, engine: FakeEngine) -> None:
+async def test_the_aio_client_fetches_cancels_and_lists(key_of: str, engine: FakeEngine) -> None:
     gate = asyncio.Event()
-    engine.enqueue("营收120亿", gate=gate)
+    engine.enqueue("later", gate=gate)
     running = await BaseAsyncAioApi.async_call(MODEL, INPUT, **SERVICE, api_key=key_of)
     await engine.began.wait()
     waiting = await BaseAsyncAioApi.async_call(MODEL, INPUT, **SERVICE, api_key=key_of)
@@ -88,13 +75,9 @@ async def test_the_aio_client_does_all_of_it(key_of: str, engine: FakeEngine) ->
     assert fetched.output["task_status"] == "RUNNING"
     canceled = await BaseAsyncAioApi.cancel(waiting, api_key=key_of)
     assert canceled.status_code == 200
-    refused = await BaseAsyncAioApi.cancel(waiting, api_key=key_of)
-    assert (refused.status_code, refused.code) == (400, "UnsupportedOperation")
-    gate.set()
-    done = await BaseAsyncAioApi.wait(running, api_key=key_of)
-    assert done.output["choices"][0]["message"]["content"] == [{"text": "营收120亿"}]
     listed = await BaseAsyncAioApi.list(page_size=1, api_key=key_of)
     assert (listed.output["total"], len(listed.output["data"])) == (2, 1)
+    gate.set()
 
 
 async def test_the_new_clients_jobs_read_what_is_told(server: Server, engine: FakeEngine) -> None:
