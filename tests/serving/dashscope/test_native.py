@@ -227,8 +227,11 @@ async def test_headers_that_ask_for_what_there_is_not(client: httpx.AsyncClient)
 
 async def test_headers_that_are_ignored(client: httpx.AsyncClient) -> None:
     ignored = {
-        "x-dashscope-datainspection": "enable",
+        "x-dashscope-datainspection": '{"input":"cip","output":"cip"}',
         "x-dashscope-workspace": "w",
+        "x-dashscope-plugin": "{}",
+        "x-dashscope-sdk-client": "python-sdk/2.0.2/aigc",
+        "x-accel-buffering": "no",
         "x-dashscope-ossresourceresolve": "enable",
         "x-dashscope-async": "disable",
         "content-type": "text/event-stream",

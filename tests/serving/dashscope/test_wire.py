@@ -19,7 +19,8 @@ from serving.errors import EngineUnavailable
 from serving.settings import Settings
 from tests.fakes import FakeEngine, called, said, thought
 from tests.serving.compatible.wire import chat as compatible_chat
-from tests.serving.compatible.wire import events
+from tests.serving.compatible.wire import events, image
+from tests.serving.compatible.wire import user as compatible_user
 from tests.serving.conftest import PATH, Server
 from tests.serving.dashscope.test_native import LOOK, TEXT_PATH, assert_refused
 from tests.serving.dashscope.test_tasks import TASKS, UNSUPPORTED, accepted, ended, held, state
@@ -266,6 +267,12 @@ class TestTasks:
         assert (await client.get(f"{TASKS}/{task_id}{slash}")).json()["output"]["task_status"] == "SUCCEEDED"
         assert (await client.get(f"{TASKS}{slash}")).json()["total"] == 1
 
+    @pytest.mark.parametrize("value", ["enable", "disable"])
+    async def test_a_poll_may_have_the_header_of_a_submission(self, client: httpx.AsyncClient, value: str) -> None:
+        task_id = await accepted(client)
+        response = await client.get(f"{TASKS}/{task_id}", headers={"x-dashscope-async": value})
+        assert (response.status_code, response.json()["output"]["task_id"]) == (200, task_id)
+
     @pytest.mark.parametrize("options", [{}, {"json": STUB}, {"content": b"\xff{"}], ids=str)
     @pytest.mark.parametrize("slash", ["", "/"])
     async def test_a_waiting_one_is_canceled_whatever_the_body(
@@ -344,6 +351,17 @@ class TestUploads:
         assert_refused(
             answer, 400, "InvalidParameter", "The provided URL does not appear to be valid. Ensure it is correctly"
         )
+
+    async def test_so_does_it_in_compatible_mode(self, client: httpx.AsyncClient, engine: FakeEngine) -> None:
+        fields = form(await certificate(client), "a.png")
+        await post(client, fields, picture())
+        body = compatible_chat(compatible_user(image("oss://" + fields["key"]), "?"))
+        refused = await client.post(COMPATIBLE, json=body)
+        assert refused.status_code == 400
+        assert "The provided URL does not appear to be valid." in refused.json()["error"]["message"]
+        answer = await client.post(COMPATIBLE, json=body, headers={"x-dashscope-ossresourceresolve": "enable"})
+        assert answer.status_code == 200, answer.text
+        assert [each.content and each.content.data for each in engine.history[0].images] == [picture()]
 
 
 class TestKeys:
