@@ -2,6 +2,7 @@ from client.batch import Batch
 from client.errors import (
     AccountBlocked,
     BadResponse,
+    BeingAnswered,
     ConfigurationError,
     ConnectionFailed,
     ConnectionLost,
@@ -37,6 +38,7 @@ __all__ = [
     "Answer",
     "BadResponse",
     "Batch",
+    "BeingAnswered",
     "ConfigurationError",
     "ConnectionFailed",
     "ConnectionLost",

@@ -123,8 +123,12 @@ class Batch:
         Raises:
             HomescopeError: what made the run end early. The records up to there are in the ledger.
         """
-        async with asyncio.TaskGroup() as group:
-            self._hire(group, _Feed(questions))
+        self._session.keep_uploads(self._ledger)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._hire(group, _Feed(questions))
+        finally:
+            self._session.keep_uploads(None)
         if self._halted is not None:
             raise self._halted
         return self.totals
@@ -174,6 +178,7 @@ class Batch:
 
     async def _ask(self, item: Item, key: str) -> Record:
         attempts, began = 0, 0.0
+        idempotency_key = self._ledger.idempotency_key(key)
 
         async def once() -> Answer:
             nonlocal attempts, began
@@ -181,7 +186,7 @@ class Batch:
                 if self.stopping:
                     raise _Abandoned
                 attempts, began = attempts + 1, time.perf_counter()
-                answer = await self._request(images, item.prompt)
+                answer = await self._request(images, item.prompt, idempotency_key)
                 turn.tokens = answer.usage.total_tokens
                 return answer
 
@@ -195,7 +200,7 @@ class Batch:
         self._answered = True
         return _done(item, key, answer, attempts, time.perf_counter() - began)
 
-    async def _request(self, images: Sequence[ImageInput], prompt: str | None) -> Answer:
+    async def _request(self, images: Sequence[ImageInput], prompt: str | None, idempotency_key: str) -> Answer:
         job = self._job
         try:
             answer = await self._session.ask(
@@ -205,6 +210,7 @@ class Batch:
                 schema=job.schema,
                 parameters=job.parameters,
                 retry=ONCE,
+                idempotency_key=idempotency_key,
             )
         except ConnectionFailed as error:
             # Before the first word from the server this is a wrong address, not a restart to wait for.

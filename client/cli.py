@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from client.addresses import API_KEY_NAME, BASE_URL_NAME
 from client.compare_command import compare_command
 from client.errors import ConfigurationError, HomescopeError
 from client.finance.command import report_command
@@ -27,7 +28,7 @@ from client.redaction import PREPARED
 from client.redaction.command import redact, redacting
 from client.retry import Policy
 from client.scoring import Expected
-from client.session import API_KEY_NAME, BASE_URL_NAME, DEFAULT_TIMEOUT, ImageInput, Session
+from client.session import DEFAULT_TIMEOUT, ImageInput, Session
 from client.sources import check_sources
 from client.structured import read_schema, validated
 from client.tables import check_parquet

@@ -13,12 +13,13 @@ from typing import Any
 import click
 from rich.console import Console
 
+from client.addresses import API_KEY_NAME, BASE_URL_NAME
 from client.compare import Comparison, Difference, Side, compare, to_json
 from client.compare_page import as_page, as_table
 from client.errors import HomescopeError
 from client.models import DEFAULT_MODEL, Job
 from client.prices import Price, published
-from client.session import API_KEY_NAME, BASE_URL_NAME, Session
+from client.session import Session
 from client.sources import check_sources, walk
 
 

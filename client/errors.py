@@ -16,6 +16,7 @@ HomescopeError
 │   ├── Forbidden           403
 │   ├── NotFound            404, or an unknown model                                        fatal
 │   ├── Throttled           429                                                             retryable
+│   ├── BeingAnswered       409: an earlier request under the same Idempotency-Key runs on  retryable
 │   └── ServerError         408 and 5xx                                                     retryable
 └── LedgerError             the ledger cannot be used
     ├── LedgerBusy          another run is writing it
@@ -139,6 +140,12 @@ class Throttled(ServiceError):
     retryable = True
 
 
+class BeingAnswered(ServiceError):
+    """Raised on 409 while an earlier request under the same Idempotency-Key is being answered."""
+
+    retryable = True
+
+
 class ServerError(ServiceError):
     """Raised on 408 and 5xx: the server failed, not the request."""
 
@@ -166,6 +173,7 @@ _BY_CODE: dict[str, type[ServiceError]] = {
     "PrepaidBillOverdue": AccountBlocked,
     "PostpaidBillOverdue": AccountBlocked,
     "AllocationQuota.FreeTierOnly": AccountBlocked,
+    "IdempotencyKey.InFlight": BeingAnswered,
     "ModelNotFound": NotFound,
     "Model.NotExist": NotFound,
 }

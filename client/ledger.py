@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,12 @@ CREATE TABLE states (
 CREATE INDEX by_key ON states (key, id);
 CREATE INDEX by_file ON states (job, file, id);
 """
+_ADDED = (
+    "CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL)",
+    "INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity)",
+    "CREATE TABLE IF NOT EXISTS uploads (name TEXT PRIMARY KEY, address TEXT NOT NULL, until REAL NOT NULL)",
+)
+"""Beside the states, and not needed to read them: ledgers of before have version 1, too."""
 _RECORDS = """
 SELECT record FROM states
 WHERE id IN (SELECT max(id) FROM states WHERE job = :job GROUP BY file) AND (:state IS NULL OR state = :state)
@@ -128,6 +136,9 @@ class Ledger:
             raise LedgerError(f"{self.path} is not a ledger of homescope")
         elif version != _VERSION:
             raise LedgerError(f"{self.path} has version {version}, this homescope knows {_VERSION}: update homescope")
+        for statement in _ADDED:
+            self._db.execute(statement)
+        self._id = str(self._db.execute("SELECT id FROM identity").fetchone()[0])
 
     def __enter__(self) -> Self:
         return self
@@ -142,6 +153,8 @@ class Ledger:
         if self._lines is not None:
             os.close(self._lines)
             self._lines = None
+            with suppress(sqlite3.Error):
+                self._db.execute("DELETE FROM uploads")  # nothing is in flight that could be asked again
             with suppress(LedgerError):  # a full disk: the lines are all there, in the order of their answers
                 self.export()
         self._reserve.unlink(missing_ok=True)
@@ -151,6 +164,31 @@ class Ledger:
         """The latest record of a key, whichever file it was written for; None when it was never asked."""
         row = self._db.execute("SELECT record FROM states WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)).fetchone()
         return None if row is None else from_json(row[0])
+
+    def idempotency_key(self, key: str) -> str:
+        """Under which the question of a key is sent: the same after a crash, another one after a failure.
+
+        A failure may be an answer that did not fit: a server that remembers the question would repeat it. Other
+        ledgers have other ones: who begins anew wants new answers.
+        """
+        query = "SELECT count(*) FROM states WHERE key = ? AND state = 'failed'"
+        failures = self._db.execute(query, (key,)).fetchone()[0]
+        return hashlib.sha256(f"{self._id}:{key}:{failures}".encode()).hexdigest()
+
+    def address(self, name: str) -> str | None:
+        """The address of an upload, as `client.uploads.Kept`."""
+        query = "SELECT address FROM uploads WHERE name = ? AND until > ?"
+        row = self._db.execute(query, (name, time.time())).fetchone()
+        return None if row is None else str(row[0])
+
+    def keep_address(self, name: str, address: str, seconds: float) -> None:
+        """Without room it is not kept: then the image is uploaded again after a crash."""
+        with suppress(sqlite3.Error):
+            self._db.execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (name, address, time.time() + seconds))
+
+    def forget_address(self, name: str) -> None:
+        with suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM uploads WHERE name = ?", (name,))
 
     def append(self, record: Record, position: int = 0) -> bool:
         """Commits a record, then adds its line. What is already the latest word about its file is not repeated.

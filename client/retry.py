@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from client.errors import HomescopeError, Throttled, TimedOut
+from client.errors import BeingAnswered, HomescopeError, Throttled, TimedOut
 
 T = TypeVar("T")
 
@@ -20,6 +20,7 @@ class Policy:
         attempts: requests for one answer.
         throttled_attempts: the same while the server says 429, which it means as "later", not as "no".
         timeout_attempts: the same for time-outs, each of which has already cost the whole time limit.
+        unanswered_attempts: the same while an earlier request under the same Idempotency-Key runs on.
         base: the longest first wait; it doubles with every attempt.
         cap: the longest wait.
         longest_retry_after: a server that asks for more is not waited for.
@@ -29,6 +30,7 @@ class Policy:
     attempts: int = 6
     throttled_attempts: int = 12
     timeout_attempts: int = 2
+    unanswered_attempts: int = 150
     base: float = 0.5
     cap: float = 30.0
     longest_retry_after: float = 120.0
@@ -40,11 +42,15 @@ class Policy:
             return 1
         if isinstance(error, Throttled):
             return self.throttled_attempts
+        if isinstance(error, BeingAnswered):
+            return self.unanswered_attempts
         return self.timeout_attempts if isinstance(error, TimedOut) else self.attempts
 
 
 DEFAULT = Policy()
-ONCE = Policy(attempts=1, throttled_attempts=1, timeout_attempts=1)
+ONCE = Policy(attempts=1, throttled_attempts=1, timeout_attempts=1, unanswered_attempts=1)
+
+_SAYS_WHEN = (Throttled, BeingAnswered)
 
 
 def delay(
@@ -66,7 +72,7 @@ class Budget:
     """How much asking again a run may do, so that its retries cannot keep down a server that is in trouble.
 
     Each request earns `ratio` of a retry, time earns `per_second`; what is earned and not used is kept up to `reserve`
-    beyond the share of the last requests. 429 is not counted: there the server itself says when, and the pace obeys.
+    beyond the share of the last requests. 429 and 409 are not counted: there the server itself says when.
     As in Finagle, https://twitter.github.io/finagle/guide/Clients.html#retries.
     """
 
@@ -116,7 +122,7 @@ async def persist(
             if wait is None or (policy.deadline is not None and clock() + wait - began > policy.deadline):
                 raise
             await sleep(wait)
-            if budget is not None and not isinstance(error, Throttled) and not await _granted(budget, policy, sleep):
+            if budget is not None and not isinstance(error, _SAYS_WHEN) and not await _granted(budget, policy, sleep):
                 raise
 
 

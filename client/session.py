@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -16,9 +16,9 @@ import httpx
 
 from client import images as image_files
 from client import wire
+from client.addresses import API_KEY_NAME, BASE_URL_NAME, checked_key, checked_url, is_here
 from client.errors import (
     BadResponse,
-    ConfigurationError,
     ConnectionLost,
     HomescopeError,
     InvalidAnswer,
@@ -31,16 +31,13 @@ from client.models import DEFAULT_MODEL, Answer, Piece
 from client.retry import DEFAULT, Policy, persist
 from client.sse import Decoder, Event
 from client.structured import Schema, as_schema, check_schema, described, response_format, typed, validated
-from client.uploads import Delivery, Uploads
+from client.uploads import Delivery, Kept, Uploads
 
 ImageInput: TypeAlias = Path | bytes | str
 """A local file (a path, as `Path` or text), the bytes of an image, or a reference: `https://`, `data:`, `oss://`."""
 
 Prepare: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 """Turns the bytes of an image into those that may leave the machine, or raises UnusableImage: then nothing is sent."""
-
-BASE_URL_NAME = "DASHSCOPE_HTTP_BASE_URL"
-API_KEY_NAME = "DASHSCOPE_API_KEY"
 
 DEFAULT_TIMEOUT = 300.0
 """Seconds without a byte from the server before giving up; the cloud's own limit for an answer."""
@@ -86,11 +83,11 @@ class Session:
         delivery: Delivery = "auto",
     ) -> None:
         self._prepare = prepare
-        self.base_url = _base_url(base_url or os.environ.get(BASE_URL_NAME, ""))
+        self.base_url = checked_url(base_url or os.environ.get(BASE_URL_NAME, ""))
         self._retry = retry
-        key = _api_key(api_key or os.environ.get(API_KEY_NAME, ""))
+        key = checked_key(api_key or os.environ.get(API_KEY_NAME, ""))
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        self._http = connections(timeout, here=_is_here(httpx.URL(self.base_url).host), transport=transport)
+        self._http = connections(timeout, here=is_here(httpx.URL(self.base_url).host), transport=transport)
         self._uploads = Uploads(self._http, self.base_url, self._headers["Authorization"], delivery)
         self._unguided: set[str] = set()
 
@@ -122,6 +119,7 @@ class Session:
         parameters: Mapping[str, Any] | None = None,
         retry: Policy | None = None,
         mend: bool = True,
+        idempotency_key: str = "",
     ) -> Answer:
         """One question about one or more images, asked again as the policy says until it is answered.
 
@@ -136,22 +134,31 @@ class Session:
             retry: instead of the session's policy.
             mend: ask once more after an answer that does not fit the schema, with the reason, or that goes round in
                 circles. `Answer.usage` counts both.
+            idempotency_key: homescope answers the same request under the same key once and repeats that answer, also
+                to a process that begins where a killed one was. Other servers ignore it.
 
         Raises:
             UnusableImage, InvalidAnswer, BadResponse, TransportError, ServiceError: see `client.errors`.
         """
-        body = await self._body(images, prompt, model, schema, parameters)
-        once = self._streamed if stream else self._whole
+        once: _Once = partial(self._streamed if stream else self._whole, idempotency_key=idempotency_key)
         policy = retry or self._retry
+        body = await self._body(images, prompt, model, schema, parameters)
         try:
             answer = await persist(lambda: once(body), policy)
         except InvalidRequest as error:
-            if schema is None or not wire.refuses_format(error, body):
+            if schema is not None and wire.refuses_format(error, body):
+                self._unguided.add(model)
+                body = wire.unguided(body, described(as_schema(schema)))
+            elif self._uploads.forget(wire.references(body)):
+                body = await self._body(images, prompt, model, schema, parameters)
+            else:
                 raise
-            self._unguided.add(model)
-            body = wire.unguided(body, described(as_schema(schema)))
             answer = await persist(lambda: once(body), policy)
         return await self._checked(answer, body, once, schema, mend)
+
+    def keep_uploads(self, kept: Kept | None) -> None:
+        """Uploads of an earlier process are used again, and those of this one noted; None: no longer."""
+        self._uploads.kept = kept
 
     async def _checked(
         self, answer: Answer, body: dict[str, Any], once: _Once, schema: Schema | None, mend: bool
@@ -219,14 +226,16 @@ class Session:
             return image
         return await self._uploads.reference(await _local(image), model)
 
-    async def _whole(self, body: dict[str, Any]) -> Answer:
-        reply = await self._http.send("POST", self.base_url + wire.PATH, _encoded(body), self._headers | _needs(body))
+    async def _whole(self, body: dict[str, Any], idempotency_key: str = "") -> Answer:
+        content = _encoded(body)
+        headers = self._headers | _needs(body) | _once_for(idempotency_key, content)
+        reply = await self._http.send("POST", self.base_url + wire.PATH, content, headers)
         if not reply.ok:
             raise wire.refusal(reply.status, reply.body, reply.headers)
         return wire.answer(reply.body, body["model"], reply.headers.get("x-request-id", ""))
 
-    async def _streamed(self, body: dict[str, Any]) -> Answer:
-        async with aclosing(self._pieces(body)) as pieces:
+    async def _streamed(self, body: dict[str, Any], idempotency_key: str = "") -> Answer:
+        async with aclosing(self._pieces(body, idempotency_key)) as pieces:
             received = [piece async for piece in pieces]
         last = received[-1]
         return Answer(
@@ -249,10 +258,12 @@ class Session:
             async for piece in rest:
                 yield piece
 
-    async def _pieces(self, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
+    async def _pieces(self, body: dict[str, Any], idempotency_key: str = "") -> AsyncGenerator[Piece, None]:
         body = body | {"parameters": body["parameters"] | {"incremental_output": True}}
+        content = _encoded(body)
         headers = self._headers | _needs(body) | {"X-DashScope-SSE": "enable", "Accept": "text/event-stream"}
-        arriving = self._http.stream("POST", self.base_url + wire.PATH, _encoded(body), headers)
+        headers |= _once_for(idempotency_key, content)
+        arriving = self._http.stream("POST", self.base_url + wire.PATH, content, headers)
         async with opened(arriving) as response:
             if not response.ok:
                 raise wire.refusal(response.status, await _joined(response.chunks), response.headers)
@@ -269,6 +280,13 @@ def _encoded(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
+def _once_for(idempotency_key: str, content: bytes) -> dict[str, str]:
+    """One key for each thing that is said under it: a question, the same without guided decoding, its repair."""
+    if not idempotency_key:
+        return {}
+    return {"Idempotency-Key": f"{idempotency_key[:128]}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"}
+
+
 async def _joined(chunks: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in chunks])
 
@@ -278,14 +296,6 @@ def _valued(answer: Answer, schema: Schema | None) -> Answer:
         return answer
     value = validated(answer, as_schema(schema))
     return replace(answer, value=typed(value, schema, answer))
-
-
-def _is_here(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-        return address.is_loopback or address.is_unspecified
-    except ValueError:
-        return host == "localhost"
 
 
 async def _events(response: Arriving) -> AsyncGenerator[Event, None]:
@@ -327,31 +337,3 @@ def _needs(body: dict[str, Any]) -> dict[str, str]:
     content = body["input"]["messages"][0]["content"]
     needs_resolving = any(part.get("image", "").startswith("oss://") for part in content)
     return {"X-DashScope-OssResourceResolve": "enable"} if needs_resolving else {}
-
-
-def _base_url(given: str) -> str:
-    """`http://host:port` gets its `/api/v1`; the path of the other protocol is a mistake worth naming."""
-    if not given.strip():
-        raise ConfigurationError(
-            f"no server address: pass --base-url or set {BASE_URL_NAME}, for example http://127.0.0.1:8000/api/v1"
-        )
-    try:
-        url = httpx.URL(given.strip().rstrip("/"))
-    except httpx.InvalidURL as error:
-        raise ConfigurationError(f"the server address {given!r} is not a URL: {error}") from error
-    if url.userinfo:
-        raise ConfigurationError("the server address holds a user name or password: leave it out, the key is enough")
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigurationError(f"the server address {given!r} is not a URL; it begins with http:// or https://")
-    if "compatible-mode" in url.path:
-        raise ConfigurationError(f"{given} is the OpenAI-compatible address; this client needs the one with /api/v1")
-    return str(url) if url.path.strip("/") else f"{url.scheme}://{url.netloc.decode()}/api/v1"
-
-
-def _api_key(given: str) -> str:
-    key = given.strip()
-    if not key:
-        raise ConfigurationError(f"no API key: pass --api-key or set {API_KEY_NAME}")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError("the API key holds characters that no key has; was something else pasted with it?")
-    return key

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from client.addresses import API_KEY_NAME, BASE_URL_NAME
 from client.batch import SAME_REFUSAL, Batch
 from client.errors import (
     AccountBlocked,
@@ -34,7 +35,7 @@ from client.questions import Question
 from client.report import Summary, kind, summarise, write_page
 from client.retry import DEFAULT, Policy
 from client.scoring import Expected
-from client.session import API_KEY_NAME, BASE_URL_NAME, Session
+from client.session import Session
 from client.sources import questions
 from client.tables import write_parquet
 

@@ -5,8 +5,9 @@ import hashlib
 import json
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import httpx
 
@@ -40,6 +41,22 @@ class _Certificate:
     until: float
 
 
+class Kept(Protocol):
+    """Where addresses of uploads outlive the process, such as a ledger."""
+
+    def address(self, name: str) -> str | None:
+        """The `oss://` address of an upload that can still be used; None when there is none."""
+        ...
+
+    def keep_address(self, name: str, address: str, seconds: float) -> None:
+        """Keeps it, on the disk when this returns, for so long."""
+        ...
+
+    def forget_address(self, name: str) -> None:
+        """The server does not have it any more."""
+        ...
+
+
 class Uploads:
     """How the bytes of an image reach the server: inside the request, or through its store, as the DashScope SDK does.
 
@@ -51,6 +68,9 @@ class Uploads:
         base_url: with its `/api/v1`.
         authorization: the header of the session's key; the store itself never sees it.
         delivery: `auto` takes what sends fewer bytes.
+
+    Attributes:
+        kept: where addresses outlive this process; None: nowhere.
     """
 
     def __init__(self, http: Connections, base_url: str, authorization: str, delivery: Delivery) -> None:
@@ -59,7 +79,9 @@ class Uploads:
         self._certificates: dict[str, _Certificate] = {}
         self._asking = asyncio.Lock()
         self._rests_until = 0.0
-        self._known: dict[tuple[str, bytes], tuple[str, float]] = {}
+        self._known: dict[str, tuple[str, float]] = {}
+        self._recalled: dict[str, str] = {}
+        self.kept: Kept | None = None
 
     async def reference(self, data: bytes, model: str) -> str:
         """A data URI or an `oss://` address.
@@ -70,9 +92,8 @@ class Uploads:
         """
         if self._delivery == "inline" or (self._delivery == "auto" and not self._worth_it(len(data))):
             return data_uri(data)
-        name = (model, hashlib.sha256(data).digest())
-        address, until = self._known.get(name, ("", 0.0))
-        if time.monotonic() < until:
+        name = self._name(data, model)
+        if address := self._recall(name):
             return address
         try:
             address = await self._upload(data, model)
@@ -86,13 +107,38 @@ class Uploads:
         self._remember(name, address)
         return address
 
+    def forget(self, references: Iterable[str]) -> bool:
+        """After a refusal: whether an upload of an earlier process is among them. It is not used again."""
+        gone = [self._recalled.pop(each) for each in references if each in self._recalled]
+        for name in gone:
+            if self.kept is not None:
+                self.kept.forget_address(name)
+        return bool(gone)
+
+    def _name(self, data: bytes, model: str) -> str:
+        """One place, one account, one model, one image."""
+        name = hashlib.sha256(f"{self._base_url}\n{self._authorization}\n{model}\n".encode())
+        name.update(hashlib.sha256(data).digest())
+        return name.hexdigest()
+
+    def _recall(self, name: str) -> str | None:
+        address, until = self._known.get(name, ("", 0.0))
+        if time.monotonic() < until:
+            return address
+        earlier = None if self.kept is None else self.kept.address(name)
+        if earlier is not None:
+            self._recalled[earlier] = name
+        return earlier
+
     def _worth_it(self, size: int) -> bool:
         return _uploading_is_smaller(size) and time.monotonic() >= self._rests_until
 
-    def _remember(self, name: tuple[str, bytes], address: str) -> None:
+    def _remember(self, name: str, address: str) -> None:
         if len(self._known) >= _REMEMBERED:
             del self._known[next(iter(self._known))]
         self._known[name] = address, time.monotonic() + _KEPT_SECONDS
+        if self.kept is not None:
+            self.kept.keep_address(name, address, _KEPT_SECONDS)
 
     async def _upload(self, data: bytes, model: str) -> str:
         kind = check(data)

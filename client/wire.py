@@ -35,6 +35,11 @@ def request(images: Sequence[str], prompt: str, model: str, parameters: Mapping[
     }
 
 
+def references(body: Mapping[str, Any]) -> list[str]:
+    """The images of a request: URLs, data URIs or `oss://` references."""
+    return [part["image"] for message in body["input"]["messages"] for part in message["content"] if "image" in part]
+
+
 def refuses_format(error: ServiceError, body: Mapping[str, Any]) -> bool:
     """Whether the server has no guided decoding for this model: the request asked for it, and that is the complaint."""
     return "response_format" in body["parameters"] and any(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from client.addresses import API_KEY_NAME, BASE_URL_NAME
 from client.errors import ConfigurationError, HomescopeError
 from client.models import DEFAULT_MODEL
-from client.session import API_KEY_NAME, BASE_URL_NAME, DEFAULT_TIMEOUT
+from client.session import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from client.finance.terminal import Plan

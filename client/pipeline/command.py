@@ -12,12 +12,13 @@ from typing import Any
 
 import click
 
+from client.addresses import API_KEY_NAME, BASE_URL_NAME
 from client.errors import ConfigurationError, HomescopeError
 from client.models import DEFAULT_MODEL, to_json
 from client.pipeline.kinds import KINDS, answering
 from client.pipeline.models import Counts, Work
 from client.retry import Policy
-from client.session import API_KEY_NAME, BASE_URL_NAME, DEFAULT_TIMEOUT, Prepare, Session
+from client.session import DEFAULT_TIMEOUT, Prepare, Session
 from client.structured import read_schema
 
 _POLICY = Policy(attempts=3, throttled_attempts=5)
