@@ -167,7 +167,7 @@ def _may_mount() -> bool:
 @pytest.mark.skipif(not _may_mount(), reason="needs a file system of its own, which this machine does not allow")
 def test_a_full_disk_loses_no_answer(server: Scripted, charts: Folder, tmp_path: Path, start: Start) -> None:
     charts(60)
-    server.default = lambda call: replies.answer(call.digest * 3000)
+    server.default = lambda call: replies.answer(random.Random(call.digest).randbytes(96_000).hex())
     (tmp_path / "small").mkdir()
     script = 'mount -t tmpfs -o size=9m tmpfs small && "$@"; code=$?; cp small/* kept/; exit $code'
     (tmp_path / "kept").mkdir()
