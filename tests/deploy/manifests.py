@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
-import pytest
+import kubernetes_validate  # type: ignore[import-untyped]
 import yaml  # type: ignore[import-untyped]
+
+from tests.deploy.tools import program
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -32,14 +32,6 @@ POD_TEMPLATES = {"leaderTemplate", "workerTemplate"}
 Manifest = dict[str, Any]
 
 
-def program(name: str, debian: str) -> str:
-    """Its path; the test ends where it is missing, which `make test-deploy` makes sure it is not."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name} on this machine (Debian: {debian})")
-    return found
-
-
 @cache
 def rendered(name: str) -> tuple[Manifest, ...]:
     """An overlay, or a component of k8s/components on top of overlays/gpu."""
@@ -55,7 +47,7 @@ def rendered(name: str) -> tuple[Manifest, ...]:
 
 
 def _kustomized(folder: Path) -> tuple[Manifest, ...]:
-    kubectl = program("kubectl", "kubernetes-client")
+    kubectl = program("kubectl")
     done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
@@ -97,7 +89,7 @@ def node_modules() -> Path:
     if not (folder / "node_modules").exists() or json.loads(package.read_text()).get("dependencies") != wanted:
         folder.mkdir(exist_ok=True)
         package.write_text(json.dumps({"private": True, "dependencies": wanted}))
-        npm = program("npm", "npm")
+        npm = program("npm")
         subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
     return folder
 
@@ -118,7 +110,7 @@ console.log(JSON.stringify(out));
 
 def check_others(manifests: list[Manifest]) -> list[str | None]:
     """For each: "" if it is of its kind, what is wrong with it, or None where no schema is known."""
-    node = program("node", "nodejs")
+    node = program("node")
     asked = json.dumps(manifests)
     folder = node_modules()
     done = subprocess.run(

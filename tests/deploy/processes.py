@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,19 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.deploy.tools import BIN
+
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 START_WITHIN_S = 120.0
 # The gateway of the image: its entry point, and its command.
 GATEWAY = ("/bin/sh", str(ROOT / "docker/scripts/with-secrets.sh"), str(BIN / "homescope-server"), "run")
-
-
-def tool(name: str) -> str:
-    """A program of a wheel, or of the machine."""
-    found = shutil.which(name, path=f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        pytest.skip(f"there is no {name} on this machine")
-    return found
 
 
 class Running:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,8 @@ import yaml  # type: ignore[import-untyped]
 from serving.engine.hardware import Gpu, Machine
 from serving.engine.plan import plan
 from serving.settings import MODEL_NAMES, PREFIX, Settings
-from tests.deploy.processes import BIN, ROOT
+from tests.deploy.processes import ROOT
+from tests.deploy.tools import BIN, program
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
@@ -39,14 +39,12 @@ def test_the_dockerfile_is_linted() -> None:
 
 @pytest.mark.parametrize("name", COMPOSE)
 def test_compose_reads_the_files(name: str, tmp_path: Path) -> None:
-    program = shutil.which("docker-compose")
-    if program is None:
-        pytest.skip("there is no docker-compose on this machine: scripts/compose.sh of the deploy tests fetches it")
+    compose = program("docker-compose")
     subprocess.run(["sh", DOCKER / "scripts" / "make-secrets.sh", tmp_path / "secrets"], check=True)
     files = [part for file in COMPOSE[name] for part in ("-f", str(DOCKER / file))]
     environment = {**os.environ, "HOMESCOPE_MODELS": "/srv/models", "HOMESCOPE_SECRETS": str(tmp_path / "secrets")}
     done = subprocess.run(
-        [program, *files, "--profile", "*", "config", "-q"],
+        [compose, *files, "--profile", "*", "config", "-q"],
         env=environment,
         capture_output=True,
         text=True,
@@ -76,7 +74,7 @@ def test_each_setting_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPOSE)
 def test_the_engine_has_no_way_out(name: str) -> None:
-    networks = {}
+    networks: dict[str, Any] = {}
     for file in COMPOSE[name]:
         networks |= yaml.safe_load((DOCKER / file).read_text())["networks"]
     assert networks["engine"] == {"internal": True}
@@ -91,8 +89,8 @@ def started(tmp_path: Path, model: Path, gpus: str, **environment: str) -> subpr
     programs.mkdir(exist_ok=True)
     (programs / "vllm").write_text('#!/bin/sh\nfor each; do printf "%s\\n" "$each"; done\n')
     (programs / "nvidia-smi").write_text(f"#!/bin/sh\n[ -n '{gpus}' ] && printf '{gpus}\\n'\n")
-    for program in programs.iterdir():
-        program.chmod(0o755)
+    for made in programs.iterdir():
+        made.chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
     given = {**os.environ, "PATH": path, "MODEL": str(model), **environment}
     script = DOCKER / "scripts" / "vllm.sh"

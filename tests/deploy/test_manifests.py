@@ -16,6 +16,7 @@ from serving import ops
 from serving.settings import PREFIX, Settings
 from tests.deploy import manifests
 from tests.deploy.manifests import K8S, OPTIONS, OVERLAYS, ROOT, Manifest, one, pods, rendered
+from tests.deploy.tools import environment
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 
@@ -122,7 +123,7 @@ def test_ports_and_probes_are_those_of_the_code(name: str) -> None:
         assert {port["port"] for port in service["spec"]["ports"]} <= {8000, 9090}
 
 
-def environment(name: str) -> set[str]:
+def variables(name: str) -> set[str]:
     """All that the gateway finds in its environment, from manifests and Compose files."""
     maps = [
         each["data"]
@@ -136,7 +137,7 @@ def environment(name: str) -> set[str]:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_each_setting_exists(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {PREFIX + field.upper() for field in Settings.model_fields}
-    assert {key for key in environment(name) if key.startswith(PREFIX)} <= known
+    assert {key for key in variables(name) if key.startswith(PREFIX)} <= known
     for each in rendered(name):
         if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith("gateway-settings"):
             for key, value in each["data"].items():
@@ -274,9 +275,4 @@ LEFT_OUT = {
 
 
 def _checkov() -> Path:
-    folder = Path(sys.prefix) / "checkov"
-    program = folder / "bin" / "checkov"
-    if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", "checkov==3.3.30"], check=True)
-    return program
+    return environment("checkov", "checkov==3.3.30") / "bin" / "checkov"

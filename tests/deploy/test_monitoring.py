@@ -3,8 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +25,8 @@ from serving.metrics import STAGES, Metrics
 from serving.processes.operators import RESTARTS, UP
 from serving.server import listen, url_of
 from serving.settings import Settings
+from tests.deploy.conftest import free_port
+from tests.deploy.tools import program
 from tests.fakes import FakeEngine
 from tests.serving.conftest import listening
 
@@ -72,19 +72,6 @@ async def test_each_metric_that_is_looked_at_exists(tmp_path: Path) -> None:
 def test_each_stage_that_is_looked_at_is_one() -> None:
     looked = {stage for expression in expressions() for stage in re.findall(r'stage="(\w+)"', expression)}
     assert looked <= set(STAGES)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name} on this machine (Debian: prometheus)")
-    return found
 
 
 async def test_prometheus_takes_the_rules() -> None:

