@@ -37,3 +37,11 @@ def test_client(client: str, flow: str, driver: Callable[[str], Driver], request
 def test_every_column_has_a_flow_and_a_client() -> None:
     assert set(COLUMNS) == set(FLOWS)
     assert {flow for _, flow in CELLS} == set(COLUMNS)
+
+
+@pytest.mark.parametrize("client", ["dashscope-v2"])
+@pytest.mark.timeout(90)
+def test_the_second_client_in_the_other_protocol(client: str, driver: Callable[[str], Driver], target: Target) -> None:
+    """`Client(protocol="openai")`: a switch of the same client, so no row of the table."""
+    target.prepare(FLOWS["chat"])
+    FLOWS["chat"].check(target.outcome(driver(client).run("compatible", target.asks)))
