@@ -9,12 +9,12 @@ from pathlib import Path
 class Identity:
     """The name under which a process takes leases.
 
-    The first process on a data folder takes the folder's own name, and holds it by a lock that the kernel ends with the
-    process: whoever gets the lock next knows that all leases of that name are those of a dead one.
+    The first process on a data folder takes the folder's own name, kept in `file`, and holds it by a lock that the
+    kernel ends with the process: whoever gets the lock next knows that all leases of that name are those of a dead one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = os.open(folder / "worker.id", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, folder: Path, file: str = "worker.id") -> None:
+        self._file = os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

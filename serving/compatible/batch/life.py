@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -12,8 +10,9 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 
 from serving.compatible.batch import lines, results, trial
+from serving.compatible.batch.leader import Leader
 from serving.compatible.batch.lines import Check, Line, Problem
-from serving.compatible.batch.record import ACTIVE, Batch, Records, Status
+from serving.compatible.batch.record import ACTIVE, LEASE, Batch, Records, Status
 from serving.compatible.batch.work import KIND
 from serving.errors import FileMissing, ServingError
 from serving.jobs.groups import Groups
@@ -34,12 +33,11 @@ AGAIN = 5.0
 AGAIN_AT_LEAST = 300.0
 LOOK = 1.0
 """Seconds until batches are looked for that another process has taken in."""
-LOCK = "batches.lock"
 NO_INPUT = Problem("file_not_found", "The input file does not exist any more.", "input_file_id")
 
 
 class Lives:
-    """Leads batches from `validating` to their end, each in a task of its own.
+    """Leads batches from `validating` to their end, each in a task of its own and under a lease in the database.
 
     Every step may be cut off and is then repeated: lines are jobs whose ids follow from the batch and their number, and
     files have ids that follow from the batch. So a killed server goes on where it was.
@@ -48,10 +46,11 @@ class Lives:
     def __init__(
         self, records: Records, files: Files, groups: Groups, models: tuple[str, ...], folder: Path | None = None
     ) -> None:
-        """Of the processes that share a data `folder` one leads; None is a process on its own."""
+        """Of the processes that share a data `folder` one leads; None is a process on its own. Machines that share the
+        database lead each its own batches, and those of a machine that died once its leases have lapsed."""
         self._records = records
-        self._lead_lock = None if folder is None else folder / LOCK
-        self._held: int | None = None
+        self._leader = Leader(folder)
+        self._kept_at = 0
         self._looking: asyncio.Task[None] | None = None
         self._files = files
         self._groups = groups
@@ -72,9 +71,10 @@ class Lives:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        if self._leader.name:
+            with suppress(Exception):  # without a database the leases lapse
+                await self._records.release(self._leader.name)
+        self._leader.close()
 
     async def _look_for_ever(self) -> None:
         """For what other processes have taken in, or left behind."""
@@ -86,30 +86,29 @@ class Lives:
                 log.warning("batches cannot be looked for: %s", type(error).__name__)
 
     async def _look(self) -> None:
-        if not self._leads():
+        if not self._leader.leads():
             return
-        for batch_id, status in await self._records.unfinished():
+        await self._keep()
+        for batch_id, status in await self._records.unfinished(self._leader.name):
             if batch_id not in self._tasks:
                 self.lead(batch_id)
             elif status is Status.CANCELLING:
                 self.tell(batch_id)
 
-    def _leads(self) -> bool:
-        """The kernel ends the lock with the process; then the next one that looks has it."""
-        if self._lead_lock is None or self._held is not None:
-            return True
-        file = os.open(self._lead_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            return False
-        self._held = file
-        return True
+    async def _keep(self) -> None:
+        """Prolongs the leases in time, and leaves the batches that another machine has taken over."""
+        now, ours = self._records.now(), set(self._tasks)
+        if not ours or abs(now - self._kept_at) < LEASE / 4:
+            return
+        self._kept_at = now
+        for lost in ours - await self._records.claim(ours, self._leader.name):
+            if lost in self._tasks:
+                log.warning("batch %s is led by another machine now", lost)
+                self._tasks[lost].cancel()
 
     def lead(self, batch_id: str) -> None:
         """From wherever it is to its end. Where another process leads, that one will find it."""
-        if batch_id in self._tasks or not self._leads():
+        if batch_id in self._tasks or not self._leader.leads():
             return
         self._news[batch_id] = asyncio.Event()
         task = asyncio.create_task(self._persist(batch_id))
@@ -128,7 +127,8 @@ class Lives:
         pause = AGAIN
         while True:
             try:
-                await self._lead(batch_id)
+                if await self._records.claim([batch_id], self._leader.name):
+                    await self._lead(batch_id)
             except ServingError as error:
                 log.warning("batch %s goes on in %d s: %s", batch_id, pause, error.message)
             except Exception:
@@ -140,8 +140,12 @@ class Lives:
 
     async def _lead(self, batch_id: str) -> None:
         """One step after the other, each as the batch says that it is its turn."""
-        while (batch := await self._records.find(batch_id)) is not None and batch.status in ACTIVE:
+        while True:
+            # In this order: a group is deleted after the end of its batch, and would else be taken for one not begun.
             progress = await self._groups.progress(batch_id)
+            batch = await self._records.find(batch_id)
+            if batch is None or batch.status not in ACTIVE:
+                break
             if batch.status is Status.VALIDATING:
                 await self._validate(batch)
             elif batch.status is not Status.CANCELLING and (progress is None or not progress.sealed):

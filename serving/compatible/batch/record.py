@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Integer,
     Row,
     Select,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Table,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -86,6 +88,8 @@ class Status(StrEnum):
 
 CALLBACK = "ds_batch_finish_callback"
 """Where the metadata of a batch name a URL that is told of its end."""
+LEASE = 30
+"""Seconds for which a process leads a batch that it has claimed."""
 ACTIVE = (Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
 
 
@@ -220,11 +224,30 @@ class Records:
         async with self._database.connect() as connection:
             return await connection.scalar(query) or 0
 
-    async def unfinished(self) -> list[tuple[str, Status]]:
-        """Ids and statuses of those that something is left to do for."""
-        query = select(_batches.c.id, _batches.c.status).where(~_batches.c.cleared).order_by(_batches.c.number)
+    async def unfinished(self, leader: str) -> list[tuple[str, Status]]:
+        """Ids and statuses of those that something is left to do for, and that this leader leads or may lead."""
+        mine = (~_batches.c.cleared, self._free(leader))
+        query = select(_batches.c.id, _batches.c.status).where(*mine).order_by(_batches.c.number)
         async with self._database.connect() as connection:
             return [(row.id, Status(row.status)) for row in await connection.execute(query)]
+
+    async def claim(self, ids: Collection[str], leader: str) -> set[str]:
+        """Which of the batches the leader leads from now on, for `LEASE` seconds unless it claims them again."""
+        mine = update(_batches).where(_batches.c.id.in_(ids), self._free(leader)).returning(_batches.c.id)
+        async with self._database.begin() as connection:
+            led = await connection.execute(mine.values(leader=leader, led_until=self.now() + LEASE))
+            return set(led.scalars())
+
+    async def release(self, leader: str) -> None:
+        """Others need not wait for the leader's leases to lapse."""
+        async with self._database.begin() as connection:
+            await connection.execute(update(_batches).where(_batches.c.leader == leader).values(leader=None))
+
+    def _free(self, leader: str) -> ColumnElement[bool]:
+        """Of a lease that lasts longer than one can, the clock has been set back since."""
+        now = self.now()
+        lapsed = or_(_batches.c.led_until < now, _batches.c.led_until > now + 3 * LEASE)
+        return or_(_batches.c.leader.is_(None), _batches.c.leader == leader, lapsed)
 
     async def move(self, id: str, before: Collection[Status], after: Status, **values: object) -> Batch | None:  # noqa: A002
         """Gives the batch another status, and notes when, if it has one of those `before`; else None."""
