@@ -54,6 +54,9 @@ from serving.webhooks.service import Webhooks
 
 log = logging.getLogger(__name__)
 
+BASES = "Base URLs end in /api/v1 (DashScope), /compatible-mode/v1 or /v1 (OpenAI)."
+"""A client that is given another one asks for paths that are not there."""
+
 
 def layered(engine: Engine, settings: Settings, media: Media, keeping: Keeping) -> Engine:
     """The layers around the engine; a request meets the last one named here first."""
@@ -174,5 +177,5 @@ def create_app(
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     exchange = Exchange(scope, receive, send)
-    refusal = RouteNotFound()
+    refusal = RouteNotFound(BASES)
     await exchange.answer(refusal.status, dialects.to_json(refusal, exchange.request_id))

@@ -262,6 +262,10 @@ class RouteNotFound(ServingError):
     alias = Alias("not_found")
     message = "Not found!"
 
+    def __init__(self, detail: str = "") -> None:
+        """`detail` says what there is."""
+        super().__init__(f"{type(self).message} {detail}".rstrip())
+
 
 class Overloaded(ServingError):
     """Raised when the queue is full, or a request waited in it for too long."""

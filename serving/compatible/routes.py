@@ -57,7 +57,7 @@ def routes(
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     exchange = Exchange(scope, receive, send)
-    refusal = RouteNotFound()
+    refusal = RouteNotFound("There are: /chat/completions, /models, /files and /batches.")
     await exchange.answer(refusal.status, COMPATIBLE.body(refusal, exchange.request_id))
 
 

@@ -70,7 +70,9 @@ async def test_an_unknown_model(client: httpx.AsyncClient) -> None:
 async def test_what_is_no_endpoint(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path, json={})
     assert response.status_code == 404
-    assert response.json()["error"]["code"] == "not_found"
+    error = response.json()["error"]
+    assert error["code"] == "not_found"
+    assert error["message"].startswith("Not found! There are: /chat/completions, /models, ")
     assert set(response.json()) >= {"error", "request_id"}
 
 

@@ -247,6 +247,15 @@ async def test_other_methods_and_paths(client: httpx.AsyncClient) -> None:
     assert slashed.status_code == 404  # never a redirect: clients would lose the body
 
 
+@pytest.mark.parametrize("path", ["/services/aigc/multimodal-generation/generation", "/chat/completions", "/api/v2/x"])
+async def test_a_wrong_base_url_is_told_the_right_ones(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.post(path, json=chat())
+    assert_refused(
+        response, 404, "NotFound", "Not found! Base URLs end in /api/v1 (DashScope), /compatible-mode/v1 or /v1"
+    )
+    assert path not in response.text
+
+
 async def test_a_failure_in_a_whole_answer_is_a_status(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.enqueue("Reve", error=GenerationFailed())
     assert_refused(await client.post(PATH, json=chat()), 500, "InternalError.Algo", "inference internal error.")
