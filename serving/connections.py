@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.joining import Joined
 from serving.settings import Settings
 
 MAX_HEAD = 65_536
@@ -36,7 +37,7 @@ class Connection(HttpToolsProtocol):
         self._linger_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))
         if len(self.connections) > self.max_connections:
             self._refuse(503, b"Too many connections.", b"retry-after: 2\r\n")
             return
