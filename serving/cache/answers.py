@@ -29,16 +29,33 @@ def decode(data: bytes) -> list[Chunk] | None:
 def _joined(chunks: Iterable[Chunk]) -> list[Chunk]:
     """The same answer in fewer pieces."""
     joined: list[Chunk] = []
+    alike: list[Chunk] = []
+    size = 0
     for chunk in chunks:
-        if joined and _continues(joined[-1], chunk):
-            last = joined.pop()
-            chunk = replace(chunk, text=last.text + chunk.text, reasoning=last.reasoning + chunk.reasoning)
-        joined.append(chunk)
-    return joined
+        if alike and not (size < PIECE and _continues(alike[-1], chunk)):
+            joined.append(_one(alike))
+            alike, size = [], 0
+        alike.append(chunk)
+        size += len(chunk.text) + len(chunk.reasoning)
+    return [*joined, _one(alike)] if alike else joined
+
+
+def _one(chunks: list[Chunk]) -> Chunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    text, reasoning = ("".join(parts) for parts in zip(*((each.text, each.reasoning) for each in chunks), strict=True))
+    return replace(chunks[-1], text=text, reasoning=reasoning)
 
 
 def _continues(last: Chunk, chunk: Chunk) -> bool:
-    if any(each.finish_reason or each.tool_calls or each.logprobs for each in (last, chunk)):
-        return False
-    same_kind = bool(last.reasoning) == bool(chunk.reasoning) and bool(last.text) == bool(chunk.text)
-    return same_kind and last.choice == chunk.choice and len(last.text) + len(last.reasoning) < PIECE
+    return (
+        _is_plain(last)
+        and _is_plain(chunk)
+        and last.choice == chunk.choice
+        and bool(last.reasoning) == bool(chunk.reasoning)
+        and bool(last.text) == bool(chunk.text)
+    )
+
+
+def _is_plain(chunk: Chunk) -> bool:
+    return not (chunk.finish_reason or chunk.tool_calls or chunk.logprobs)

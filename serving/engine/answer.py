@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from serving.engine.refusals import RETRY_AFTER, refusal
 from serving.errors import EngineUnavailable, GenerationFailed
-from serving.generation import Chunk, FinishReason, Generation, TokenLogprob, ToolCallDelta, Usage
+from serving.generation import Chunk, FinishReason, Generation, Image, TokenLogprob, ToolCallDelta, Usage, Video
 
 PLACEHOLDER_ENDS = 2
 """Vision start and end: the cloud counts them as tokens of the image, vLLM does not."""
@@ -81,6 +81,9 @@ class _Event(Struct):
 
 _decoder = msgspec.json.Decoder(_Event)
 
+NO_DETAILS = _PromptDetails()
+NOTHING: dict[str, int] = {}
+
 
 async def events(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """The data of each server-sent event, up to `[DONE]`."""
@@ -116,6 +119,10 @@ class _Answers:
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
+        self._images = generation.images
+        self._videos = generation.videos
+        self._image_tokens = _known_tokens(self._images)
+        self._video_tokens = _known_tokens(self._videos)
         self._ended: dict[int, FinishReason] = {}
         self._counts: dict[int, tuple[int, int | None]] = {}
         """Tokens of each answer, those of its reasoning last."""
@@ -129,21 +136,39 @@ class _Answers:
         usage = event.usage
         assert usage is not None
         details = usage.completion_tokens_details
-        counted = (usage.completion_tokens, details.reasoning_tokens if details is not None else None)
-        if event.choices:
-            self._counts[event.choices[0].index] = counted
-            reasoned = [reasoning for _, reasoning in self._counts.values() if reasoning is not None]
-            counted = (sum(output for output, _ in self._counts.values()), sum(reasoned) if reasoned else None)
-        reasoning = counted[1] if self._generation.thinking.enabled or counted[1] else None
-        prompt = usage.prompt_tokens_details or _PromptDetails()
+        output, reasoning = usage.completion_tokens, details.reasoning_tokens if details is not None else None
+        if event.choices and self._generation.sampling.n > 1:
+            output, reasoning = self._together(event.choices[0].index, output, reasoning)
+        prompt = usage.prompt_tokens_details or NO_DETAILS
         self._usage = Usage(
             usage.prompt_tokens,
-            counted[0],
-            _image_tokens(prompt, self._generation),
-            _video_tokens(prompt, self._generation),
-            reasoning,
+            output,
+            self._count_images(prompt),
+            self._count_videos(prompt),
+            reasoning if self._generation.thinking.enabled or reasoning else None,
             prompt.cached_tokens,
         )
+
+    def _together(self, number: int, output: int, reasoning: int | None) -> tuple[int, int | None]:
+        """Tokens of all answers so far, of which one has so many."""
+        self._counts[number] = (output, reasoning)
+        reasoned = [reasoning for _, reasoning in self._counts.values() if reasoning is not None]
+        return sum(output for output, _ in self._counts.values()), sum(reasoned) if reasoned else None
+
+    def _count_images(self, details: _PromptDetails) -> int | None:
+        """As the engine counted them, which it says in the end; before that as they were expected."""
+        counted = (details.multimodal_tokens or NOTHING).get("image")
+        if not self._images or counted is not None:
+            return (counted or 0) + PLACEHOLDER_ENDS * len(self._images)
+        return self._image_tokens
+
+    def _count_videos(self, details: _PromptDetails) -> int | None:
+        """As they were computed: the engine counts the times that it writes between frames, too, the cloud does not. An
+        engine that shrinks frames further counts fewer, and has the last word; until then nothing is claimed."""
+        if not self._videos:
+            return None
+        counted = (details.multimodal_tokens or NOTHING).get("video")
+        return counted if counted is None or self._video_tokens is None else min(counted, self._video_tokens)
 
     def read(self, choice: _Choice) -> Iterator[Chunk]:
         delta = choice.delta
@@ -203,23 +228,8 @@ def _finish(reason: str, *, called: bool) -> FinishReason:
     raise GenerationFailed(f"{GenerationFailed.message} The engine ended the answer with {reason!r}.")
 
 
-def _image_tokens(details: _PromptDetails, generation: Generation) -> int | None:
-    """As the engine counted them, which it says in the end; before that as they were expected."""
-    images = generation.images
-    counted = (details.multimodal_tokens or {}).get("image")
-    if not images or counted is not None:
-        return (counted or 0) + PLACEHOLDER_ENDS * len(images)
-    tokens = [image.content.tokens if image.content is not None else None for image in images]
+def _known_tokens(media: tuple[Image, ...] | tuple[Video, ...]) -> int | None:
+    """What they cost together, None where that is not known of all."""
+    tokens = [each.content.tokens if each.content is not None else None for each in media]
     known = [each for each in tokens if each is not None]
     return sum(known) if len(known) == len(tokens) else None
-
-
-def _video_tokens(details: _PromptDetails, generation: Generation) -> int | None:
-    """As they were computed: the engine counts the times that it writes between frames, too, the cloud does not. An
-    engine that shrinks frames further counts fewer, and has the last word; until then nothing is claimed."""
-    if not generation.videos:
-        return None
-    counted = (details.multimodal_tokens or {}).get("video")
-    tokens = [video.content.tokens if video.content is not None else None for video in generation.videos]
-    known = [each for each in tokens if each is not None]
-    return counted if counted is None or len(known) < len(tokens) else min(counted, sum(known))

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from typing import Any
 
 from serving.engine import tokens, work
 from serving.engine.base import Engine
@@ -37,7 +38,7 @@ class Replica:
         self.served = 0
         """Requests that it was given, ever."""
         self._engine = engine
-        self._running: set[asyncio.Timeout] = set()
+        self._waits: set[Wait] = set()
         self._look = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -53,13 +54,15 @@ class Replica:
         era = self.breaker.begin()
         self.served += 1
         self._take(weight)
+        wait = Wait()
+        self._waits.add(wait)
         try:
             async with aclosing(self._engine.generate(generation)) as chunks:
-                chunk = await self._next(chunks)
+                chunk = await wait.next(chunks)
                 self.breaker.answered(era)
                 while chunk is not None:
                     yield chunk
-                    chunk = await self._next(chunks)
+                    chunk = await wait.next(chunks)
         except EngineUnavailable:
             self.breaker.gone(era)
             self._look.set()
@@ -71,6 +74,7 @@ class Replica:
             self.breaker.answered(era)
             raise
         finally:
+            self._waits.discard(wait)
             self.breaker.left(era)
             self._take(-weight)
 
@@ -84,18 +88,6 @@ class Replica:
             self._idle.clear()
         else:
             self._idle.set()
-
-    async def _next(self, chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
-        """None at the end. Raises `EngineUnavailable` when the replica is lost while it is waited for."""
-        scope = asyncio.timeout(None)
-        self._running.add(scope)
-        try:
-            async with scope:
-                return await anext(chunks, None)
-        except TimeoutError:
-            raise EngineUnavailable(retry_after=RETRY_AFTER) from None
-        finally:
-            self._running.discard(scope)
 
     async def start(self) -> None:
         await self._engine.start()
@@ -130,7 +122,36 @@ class Replica:
 
     def _lose(self) -> None:
         """Ends the waiting for what will not come."""
-        now = asyncio.get_running_loop().time()
-        for scope in self._running:
-            scope.reschedule(now)
-        self._running.clear()
+        for wait in self._waits:
+            wait.end()
+        self._waits.clear()
+
+
+class Wait:
+    """Waits for the chunks of one answer until somebody ends it. A timeout for each of them would cost as much as
+    reading it."""
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._task: asyncio.Task[Any] | None = None
+        """Who waits at this moment."""
+
+    def end(self) -> None:
+        self._ended = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def next(self, chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
+        """None at the end. Raises `EngineUnavailable` once the wait has been ended."""
+        if self._ended:
+            raise EngineUnavailable(retry_after=RETRY_AFTER)
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        try:
+            return await anext(chunks, None)
+        except asyncio.CancelledError:
+            if self._ended and task.uncancel() == 0:
+                raise EngineUnavailable(retry_after=RETRY_AFTER) from None
+            raise
+        finally:
+            self._task = None

@@ -43,8 +43,8 @@ class Flight:
         self._wake()
 
     def _wake(self) -> None:
-        self.moved.set()
-        self.moved = asyncio.Event()
+        self.moved.set()  # wakes all that wait by now, and nobody later
+        self.moved.clear()
 
     async def read(self) -> AsyncGenerator[Chunk, None]:
         """All chunks from the first on, as they come. Raises what ended the flight."""
