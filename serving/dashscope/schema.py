@@ -13,6 +13,8 @@ MAX_PARAMETERS_BYTES = 1_048_576
 MAX_OBJECTS = 500_000
 MAX_ITEMS = 4_000_000
 """By braces and commas, wherever they stand: more than any context has tokens. 20 million empty parts took 11 s."""
+FEW = 200
+"""Signs that are looked for one by one."""
 
 Scalar: TypeAlias = str | int | float | bool | None
 Value: TypeAlias = Scalar | list[str] | dict[str, Scalar]
@@ -111,8 +113,21 @@ def parse(body: bytes) -> WireRequest:
 
 def refuse_swarms(body: bytes) -> None:
     """Raises `MalformedBody` for a body of so many values that decoding it would hold the event loop."""
-    if body.count(b"{") > MAX_OBJECTS or body.count(b",") > MAX_ITEMS:
+    if _exceeds(body, b"{", MAX_OBJECTS) or _exceeds(body, b",", MAX_ITEMS):
         raise MalformedBody(f"It is limited to {MAX_OBJECTS} objects and {MAX_ITEMS} items.")
+
+
+def _exceeds(body: bytes, sign: bytes, most: int) -> bool:
+    """Whether the sign is there more often. Counting takes 0.5 ms for the base64 of an image; to find the few that
+    there are around it takes a twentieth of that."""
+    if len(body) <= most:
+        return False
+    at = -1
+    for _ in range(FEW):
+        at = body.find(sign, at + 1)
+        if at < 0:
+            return False
+    return body.count(sign) > most
 
 
 def _parameters(raw: msgspec.Raw) -> dict[str, Any] | None:
