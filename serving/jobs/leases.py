@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, and_, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serving.errors import InternalError, ServingError, TaskTimeout
@@ -33,6 +33,8 @@ class Leases:
         self._owner = owner
         self._kinds = kinds
         self._next = turns.next_job(kinds)
+        waiting = (jobs.c.state == State.PENDING, jobs.c.not_before <= bindparam("now"), jobs.c.kind.in_(kinds))
+        self._due = select(jobs.c.id).where(*waiting).limit(1)  # asked each second: made once
         self._lease_ms = lease_ms
         self._max_attempts = max_attempts
 
@@ -58,10 +60,8 @@ class Leases:
 
     async def due(self) -> bool:
         """Whether there may be something to take."""
-        waiting = (jobs.c.state == State.PENDING, jobs.c.not_before <= self._queue.clock())
         async with self._queue.reading() as connection:
-            found = await connection.execute(select(jobs.c.id).where(*waiting, jobs.c.kind.in_(self._kinds)).limit(1))
-            return found.scalar() is not None
+            return (await connection.execute(self._due, {"now": self._queue.clock()})).scalar() is not None
 
     def _leased(self, now: int) -> dict[str, object]:
         return {
