@@ -35,6 +35,7 @@ _NEEDED = ("aiosqlite", "cv2", "numpy", "pyarrow", "pydantic", "pypdfium2", "rap
 @click.option("--no-words", is_flag=True, help="Ask for the figures alone: half the questions, no check of words.")
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Requests in flight.")
 @click.option("--password", envvar=PASSWORD_NAME, default="", help=f"Of encrypted documents; better ${PASSWORD_NAME}.")
+@click.option("--redact", is_flag=True, help="Mask personal data in the charts before they are sent.")
 @click.option("--base-url", help=f"The server, with its /api/v1.  [default: ${BASE_URL_NAME}]")
 @click.option("--api-key", help=f"The key.  [default: ${API_KEY_NAME}]")
 @click.option(
@@ -45,7 +46,8 @@ _NEEDED = ("aiosqlite", "cv2", "numpy", "pyarrow", "pydantic", "pypdfium2", "rap
 @click.option("--quiet", is_flag=True, help="Print nothing unless something is wrong.")
 def report_command(
     sources: Sequence[Path], out: Path, database: str | None, rules: Path | None, model: str, no_words: bool,
-    concurrency: int, password: str, base_url: str | None, api_key: str | None, timeout: float, show: bool, quiet: bool,
+    concurrency: int, password: str, redact: bool, base_url: str | None, api_key: str | None, timeout: float,
+    show: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Reads the charts of annual reports: series of figures, checked, stored, with alerts and a page to look at.
 
@@ -56,12 +58,16 @@ def report_command(
     from client.terminal import INTERRUPTED, complain
 
     try:
-        plan = _plan(sources, out, database, rules, model, no_words, concurrency, password, show, quiet)
+        plan = _plan(sources, out, database, rules, model, no_words, concurrency, password, redact, show, quiet)
         from client.finance.terminal import run
+        from client.redaction.command import redacting
         from client.session import Session
 
         async def work() -> int:
-            async with Session(base_url, api_key, timeout=timeout) as session:
+            async with (
+                redacting(redact, out / "redactions.jsonl") as prepare,
+                Session(base_url, api_key, timeout=timeout, prepare=prepare) as session,
+            ):
                 return await run(session, plan)
 
         sys.exit(asyncio.run(work()))
@@ -74,15 +80,16 @@ def report_command(
 
 def _plan(
     sources: Sequence[Path], out: Path, database: str | None, rules: Path | None, model: str, no_words: bool,
-    concurrency: int, password: str, show: bool, quiet: bool,
+    concurrency: int, password: str, redact: bool, show: bool, quiet: bool,
 ) -> Plan:  # fmt: skip
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ConfigurationError(f"reports need {', '.join(missing)}: pip install 'homescope[documents]'")
     from client.finance.rules import read_rules
     from client.finance.terminal import Plan
     from client.finance.work import Options
+    from client.redaction import PREPARED
 
-    options = Options(out / "figures", read_rules(rules), model, not no_words, password)
+    options = Options(out / "figures", read_rules(rules), model, not no_words, password, PREPARED if redact else "")
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:

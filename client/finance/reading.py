@@ -38,7 +38,9 @@ class Reading(BaseModel):
         return self
 
 
-def reading_key(image_digest: str, model: str, with_words: bool) -> str:
+def reading_key(image_digest: str, model: str, with_words: bool, prepared: str = "") -> str:
     """SHA-256 under which an answer about an image is kept: what was asked already is not asked again."""
     parts = [image_digest, model, PROMPT_VERSION, FIGURES, WORDS if with_words else ""]
+    if prepared:
+        parts.append(prepared)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from client.documents import Box, Figure
 from client.errors import ConfigurationError, LedgerError
+from client.finance.lock import alone
 from client.finance.rules import Alert
 from client.finance.series import Flag, Point, Series
 from client.finance.tables import VIEWS, alerts, documents, figures, flags, metadata, points, readings
@@ -70,6 +71,10 @@ class Store:
             yield store
         finally:
             await engine.dispose()
+
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """Keeps other runs away while it is entered; see `lock.alone`. Raises LedgerBusy where there is one."""
+        return alone(self._engine)
 
     async def _create(self, url: str) -> None:
         try:

@@ -47,11 +47,11 @@ async def run(session: Session, plan: Plan) -> int:
         The exit code: 0, `SOME_FAILED`, `UNUSABLE` or `INTERRUPTED`.
 
     Raises:
-        ConfigurationError, LedgerError: the database or the folder cannot be used.
+        ConfigurationError, LedgerError: the database or the folder cannot be used; another run holds it.
     """
     began = time.monotonic()
     console, out = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False, soft_wrap=True)
-    async with Store.opened(plan.database) as store:
+    async with Store.opened(plan.database) as store, store.alone():
         reports = Reports(
             session, store, plan.options, Pace(plan.concurrency), lambda event: _tell(event, plan, console, out)
         )

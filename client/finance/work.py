@@ -29,6 +29,7 @@ class Options:
         rules: of the alerts.
         with_words: also ask for an analysis and compare its words with the figures.
         password: of encrypted documents.
+        prepared: what is done to images before they are sent, as `client.Job`.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Options:
     model: str = DEFAULT_MODEL
     with_words: bool = True
     password: str = ""
+    prepared: str = ""
 
 
 @dataclass(slots=True)
@@ -184,7 +186,7 @@ class Reports:
         self.stop()
 
     async def _read_and_keep(self, path: Path, found: Found) -> None:
-        key = reading_key(found.figure.digest, self._options.model, self._options.with_words)
+        key = reading_key(found.figure.digest, self._options.model, self._options.with_words, self._options.prepared)
         number = await self._store.reading(found.id, key)
         if number is None:
             if self.stopping:

@@ -26,13 +26,16 @@ _POLICY = Policy(attempts=3, throttled_attempts=5)
 
 
 def _placed(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that every command of a pipeline has."""
+    """Options that every command of a pipeline has. Addresses hold passwords, which a list of processes shows."""
     options = [
         click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path("homescope-pipeline"),
                      show_default=True, help="Folder of everything that is not named by an URL."),
-        click.option("--broker", default="", help="nats://, amqp:// or kafka://.  [default: one of its own]"),
-        click.option("--database", default="", help="postgresql://...  [default: a file in --data]"),
-        click.option("--images", default="", help="s3://bucket/prefix.  [default: a folder in --data]"),
+        click.option("--broker", default="", envvar="PIPELINE_BROKER",
+                     help="nats://, amqp:// or kafka://.  [default: $PIPELINE_BROKER, or one of its own]"),
+        click.option("--database", default="", envvar="PIPELINE_DATABASE",
+                     help="postgresql://...  [default: $PIPELINE_DATABASE, or a file in --data]"),
+        click.option("--images", default="", envvar="PIPELINE_IMAGES",
+                     help="s3://bucket/prefix.  [default: $PIPELINE_IMAGES, or a folder in --data]"),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)

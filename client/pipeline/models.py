@@ -22,7 +22,7 @@ class Work:
         position: its place in the document, from 0.
         digest: SHA-256 of the image, hexadecimal; the image store knows it by that.
         kind: who answers; see `client.pipeline.kinds`.
-        prompt, model, schema, parameters: as `client.Job`.
+        prompt, model, schema, parameters: as `client.Job`; of a `report` the prompt is the chart's caption.
         prepared: what is done to the image before it is sent, as `client.Job`.
     """
 

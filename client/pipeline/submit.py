@@ -44,7 +44,8 @@ async def submit(
     """Files, folders and patterns as work items; what is known already is not added again.
 
     A PDF is a document of one item for each page, or for each of its figures and tables; a folder of images is a
-    document, too, and so is a lone image. Each image is stored before its row: a row never lacks its image.
+    document, too, and so is a lone image. Each image is stored before its row: a row never lacks its image. Work of
+    the kind `report` is about the figures of PDFs, tables left out, with their captions as prompts.
 
     Args:
         sources: paths and patterns.
@@ -56,7 +57,9 @@ async def submit(
     told = Submitted(refused=[])
     names: set[str] = set()
     batch: list[Work] = []
-    async for document, label, position, image in _parts(sources, figures):
+    charts = question.kind == "report"
+    kinds = ("figure",) if charts else ("figure", "table") if figures else ()
+    async for document, label, position, image, caption in _parts(sources, kinds):
         if prepare is not None and not isinstance(image, UnusableImage):
             image = await _prepared(prepare, image)
         if isinstance(image, UnusableImage):
@@ -64,7 +67,8 @@ async def submit(
             continue
         digest = hashlib.sha256(image).hexdigest()
         await images.put(digest, image)
-        item = replace(question, document=document, label=label, position=position, digest=digest)
+        prompt = caption if charts else question.prompt
+        item = replace(question, document=document, label=label, position=position, digest=digest, prompt=prompt)
         batch.append(item)
         names.add(document)
         told.items += 1
@@ -84,38 +88,39 @@ async def _prepared(prepare: Prepare, image: bytes) -> bytes | UnusableImage:
         return error
 
 
-_Part = tuple[str, str, int, bytes | UnusableImage]
+_Part = tuple[str, str, int, bytes | UnusableImage, str]
+"""Document, label, position, image, caption."""
 
 
-async def _parts(sources: Sequence[str], figures: bool) -> AsyncIterator[_Part]:
+async def _parts(sources: Sequence[str], kinds: Sequence[str]) -> AsyncIterator[_Part]:
     seen: dict[str, int] = {}
     for source in sources:
         together = await asyncio.to_thread(os.path.isdir, source)
         for path in walk([source]):
             if path.suffix.lower() == ".pdf":
-                async for part in _of_pdf(path, figures):
+                async for part in _of_pdf(path, kinds):
                     yield part
                 continue
             document = display(path.parent) if together else display(path)
             position = seen[document] = seen.get(document, -1) + 1
             try:
-                yield document, display(path), position, await asyncio.to_thread(read, path)
+                yield document, display(path), position, await asyncio.to_thread(read, path), ""
             except UnusableImage as error:
-                yield document, display(path), position, error
+                yield document, display(path), position, error, ""
 
 
-async def _of_pdf(path: Path, figures: bool) -> AsyncIterator[_Part]:
+async def _of_pdf(path: Path, kinds: Sequence[str]) -> AsyncIterator[_Part]:
     document = display(path)
     try:
-        if figures:
-            async for part in _figures(path, document):
+        if kinds:
+            async for part in _figures(path, document, kinds):
                 yield part
             return
         numbered: Iterator[pages.Page] = await asyncio.to_thread(pages.pages, path)
         while (page := await asyncio.to_thread(next, numbered, None)) is not None:
-            yield document, f"page {page.number}", page.number - 1, await _drawn(page)
+            yield document, f"page {page.number}", page.number - 1, await _drawn(page), ""
     except UnusableImage as error:
-        yield document, "", 0, error
+        yield document, "", 0, error, ""
 
 
 async def _drawn(page: pages.Page) -> bytes | UnusableImage:
@@ -125,7 +130,7 @@ async def _drawn(page: pages.Page) -> bytes | UnusableImage:
         return UnusableImage(f"page {page.number}: {error.message}")
 
 
-async def _figures(path: Path, document: str) -> AsyncIterator[_Part]:
+async def _figures(path: Path, document: str, kinds: Sequence[str]) -> AsyncIterator[_Part]:
     from client.documents import PageFailed, PageRead, UnreadableDocument, figures_of
 
     position = 0
@@ -133,11 +138,12 @@ async def _figures(path: Path, document: str) -> AsyncIterator[_Part]:
         try:
             async for event in figures_of(path, Path(folder)):
                 if isinstance(event, PageFailed):
-                    yield document, f"page {event.page}", position, UnusableImage(event.reason)
-                for figure in event.figures if isinstance(event, PageRead) else ():
+                    yield document, f"page {event.page}", position, UnusableImage(event.reason), ""
+                found = event.figures if isinstance(event, PageRead) else ()
+                for figure in (each for each in found if each.kind in kinds):
                     place = ",".join(f"{each:.0f}" for each in figure.box)
                     image = await asyncio.to_thread(figure.image.read_bytes)
-                    yield document, f"page {figure.page} {figure.kind} {place}", position, image
+                    yield document, f"page {figure.page} {figure.kind} {place}", position, image, figure.caption
                     position += 1
         except UnreadableDocument as error:
-            yield document, "", position, UnusableImage(error.message)
+            yield document, "", position, UnusableImage(error.message), ""

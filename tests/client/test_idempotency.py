@@ -31,6 +31,7 @@ from tests.client.server import Scripted
 
 pytestmark = pytest.mark.timeout(120)  # four starts of Python, each of which takes seconds on a busy machine
 ROOT = Path(__file__).parents[2]
+JOB = Job("?")
 
 
 @dataclass
@@ -172,7 +173,7 @@ async def test_nor_that_of_a_killed_server(homescope: Homescope, mixed: Path) ->
     assert homescope.asked == 4, "paid for twice"
 
 
-async def ran(server: Scripted, folder: Path, out: Path, *, retry_failed: bool = False, job: Job = Job("?")) -> Batch:
+async def ran(server: Scripted, folder: Path, out: Path, *, retry_failed: bool = False, job: Job = JOB) -> Batch:
     async with Session(server.url, "sk-test") as session:
         with Ledger(out, job) as ledger:
             batch = Batch(session, job, ledger, retry_failed=retry_failed)

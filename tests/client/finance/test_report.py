@@ -153,3 +153,14 @@ def test_mistakes(
     assert result.exit_code == 2
     assert problem in result.output
     assert not model.calls
+
+
+def test_a_chart_is_masked_before_it_is_sent(model: Scripted, annual: Path, tmp_path: Path) -> None:
+    """And is another question than the same chart as it was."""
+    out = tmp_path / "out"
+    assert report(model, annual, "--out", out, "--no-words").exit_code == 0
+    result = report(model, annual, "--out", out, "--no-words", "--redact")
+    assert result.exit_code == 0, result.output
+    plain, masked = model.calls
+    assert plain.content[-1] == masked.content[-1]
+    assert [json.loads(line) for line in (out / "redactions.jsonl").read_text("utf-8").splitlines()]

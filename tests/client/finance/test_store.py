@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.documents import Figure
+from client.errors import LedgerBusy
 from client.finance.reading import Reading
 from client.finance.rules import Alert
 from client.finance.series import series_of
@@ -25,11 +26,16 @@ ALERT = Alert(rule="r", label="关注", message="m", years=(2023, 2024), certain
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    url = f"sqlite:///{tmp_path / 'r.db'}"
-    if request.param == "postgresql":
-        url = await fresh_database(request.getfixturevalue("postgres"))
-    async with Store.opened(url.split("?")[0] if "host=" not in url else url) as store:
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'r.db'}"
+    url = await fresh_database(request.getfixturevalue("postgres"))
+    return url if "host=" in url else url.split("?")[0]
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    async with Store.opened(url) as store:
         yield store
 
 
@@ -103,3 +109,14 @@ async def test_a_figure_that_was_never_asked_about_is_shown(store: Store, figure
     await store.add_figure("doc", figure)
     (row,) = await store.outcomes("doc")
     assert (row["reading"], row["caption"]) == (None, "图1 营业收入")
+
+
+async def test_a_second_run_on_one_database_is_refused(store: Store, url: str) -> None:
+    async with Store.opened(url) as second:
+        async with store.alone():
+            with pytest.raises(LedgerBusy, match="another run is writing"):
+                async with second.alone():
+                    pytest.fail("both run")
+            assert await second.searched("doc") is None, "readers are not kept out"
+        async with second.alone():
+            await second.begin("doc", Path("a.pdf"))
