@@ -155,7 +155,7 @@ def create_app(
             if recorder is not None:
                 await recorder.aclose()
             await storage.aclose()
-            await records.dispose()
+            await database.close(records)
             if tracing is not None:
                 await tracing.aclose()
 

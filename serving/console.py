@@ -40,7 +40,7 @@ def with_database(chosen: Settings, use: Callable[[AsyncEngine], Coroutine[Any, 
             await database.create_tables(engine, chosen.data)
             return await use(engine)
         finally:
-            await engine.dispose()
+            await database.close(engine)
 
     try:
         return asyncio.run(open_and_use())

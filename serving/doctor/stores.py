@@ -42,7 +42,7 @@ async def database(settings: Settings) -> Finding:
     except ImportError as error:
         return Finding("fail", "database", f"{error.name} is missing; pip install 'homescope[serving,scale]'")
     finally:
-        await engine.dispose()
+        await databases.close(engine)
     if apart > SKEW:
         return Finding("fail", "database", f"its clock is {apart:.0f} s from ours; set both by NTP")
     return Finding("ok", "database", f"{engine.url.get_backend_name()} answers in {took:.1f} ms; {_state(version)}")

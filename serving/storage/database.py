@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sqlite3
+import time
 from pathlib import Path
+from threading import Thread
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Connection, MetaData, event, inspect, text
+import aiosqlite
+from sqlalchemy import Connection, Engine, MetaData, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 metadata = MetaData()
 """Every table of the server registers here."""
@@ -31,9 +35,23 @@ TABLES = (
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 30.0
 """Seconds that PostgreSQL is waited for."""
+CLOSE_WITHIN = 10.0
+"""Seconds that what still runs on a SQLite file is waited for; a lock is waited for at most half as long."""
 UPGRADE_LOCK = 0x686F6D65
 """Of PostgreSQL's advisory locks the one that servers which start together queue for; any number that is ours."""
 UPGRADE_WITHIN_MS = 120_000
+_threads: WeakKeyDictionary[Engine, WeakSet[Thread]] = WeakKeyDictionary()
+"""Of connections to SQLite, each of which has one."""
+
+
+class _Durable(sqlite3.Connection):
+    """Write-ahead log: the command line may write keys while the server reads them. It is on the disk before a commit
+    returns, so that what was acknowledged outlives a loss of power too; some builds of SQLite default to less."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for setting in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL"):
+            self.execute(f"PRAGMA {setting}").close()
 
 
 def at(folder: Path, url: str | None = None) -> AsyncEngine:
@@ -46,9 +64,40 @@ def at(folder: Path, url: str | None = None) -> AsyncEngine:
     if address.get_backend_name() == "postgresql":
         waits = {"timeout": CONNECT_WITHIN, "command_timeout": ANSWER_WITHIN}
         return create_async_engine(address, hide_parameters=True, pool_pre_ping=True, connect_args=waits)
-    engine = create_async_engine(address, hide_parameters=True)
-    event.listen(engine.sync_engine, "connect", _prepare)
+    return _sqlite(address)
+
+
+def _sqlite(address: URL) -> AsyncEngine:
+    threads: WeakSet[Thread] = WeakSet()
+
+    def connect(*args: Any, **options: Any) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(*args, **options)
+        connection._thread.daemon = True
+        threads.add(connection._thread)
+        return connection
+
+    engine = create_async_engine(
+        address, hide_parameters=True, connect_args={"async_creator_fn": connect, "factory": _Durable}
+    )
+    _threads[engine.sync_engine] = threads
     return engine
+
+
+async def close(engine: AsyncEngine) -> None:
+    """Closes all connections, and waits for what their threads still do.
+
+    Whoever was cancelled while he connected or asked has left a thread at work, which nobody waits for; one that ends
+    after the event loop has no one to tell, and fails.
+    """
+    await engine.dispose()
+    await asyncio.to_thread(_join, list(_threads.get(engine.sync_engine, ())))
+
+
+def _join(threads: list[Thread]) -> None:
+    until = time.monotonic() + CLOSE_WITHIN
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def parsed(url: str) -> URL:
@@ -104,13 +153,3 @@ def _upgrade(connection: Connection) -> None:
         steps.stamp(connection, HEAD)
     else:
         steps.run(connection, existing)
-
-
-def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    """Write-ahead log: the command line may write keys while the server reads them. It is on the disk before a commit
-    returns, so that what was acknowledged outlives a loss of power too; some builds of SQLite default to less."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.close()

@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         records = database.at(folder)
         await database.create_tables(records, folder)
         secret = await KeyStore(records).create("test")
-        await records.dispose()
+        await database.close(records)
         return secret
 
     return folder / "homescope.db", asyncio.run(made())

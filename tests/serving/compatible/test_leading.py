@@ -99,7 +99,7 @@ async def machines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGener
         for name in ("one", "two"):
             folder = tmp_path / name
             records = database.at(tmp_path, url)
-            stack.push_async_callback(records.dispose)
+            stack.push_async_callback(database.close, records)
             await database.create_tables(records, tmp_path)
             folder.mkdir()
             store = objects.at(str(tmp_path / "shared"), folder)

@@ -96,7 +96,7 @@ async def world(tmp_path: Path) -> AsyncGenerator[World, None]:
         time,
     )
     await store.aclose()
-    await records.dispose()
+    await database.close(records)
 
 
 async def test_a_batch_expires_with_what_it_has(world: World) -> None:

@@ -38,7 +38,7 @@ async def queues(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -
     async with AsyncExitStack() as stack:
         engines = [database.at(tmp_path, url) for _ in range(PROCESSES)]
         for engine in engines:
-            stack.push_async_callback(engine.dispose)
+            stack.push_async_callback(database.close, engine)
         await database.create_tables(engines[0], tmp_path)
         yield [Queue(engine, clock) for engine in engines]
 

@@ -97,7 +97,7 @@ async def served(settings: Settings, engine: FakeEngine, grant: Grant | None = N
     records = database.at(settings.data, settings.database_url)
     await database.create_tables(records, settings.data)
     secret = await KeyStore(records).create("test", grant or Grant())
-    await records.dispose()
+    await database.close(records)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(listening(create_app(settings, engine)))
         headers = {"authorization": f"Bearer {secret}"}
@@ -158,7 +158,7 @@ async def test_the_database_goes_and_comes_back(
         records = database.at(settings.data, own)
         async with records.connect() as connection:
             kept = await connection.scalar(text("SELECT count(*) FROM records"))
-        await records.dispose()
+        await database.close(records)
     assert kept == 9
     assert "failed" not in caplog.text  # as a defect is told
 
