@@ -3,7 +3,8 @@
 #   HOMESCOPE_ENGINE_KEY_FILE=/run/secrets/engine_key with-secrets homescope-server run
 set -eu
 for name in HOMESCOPE_DATABASE HOMESCOPE_REDIS_URL HOMESCOPE_CACHE HOMESCOPE_ENGINE_KEY \
-    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY VLLM_API_KEY DASHSCOPE_API_KEY HF_TOKEN; do
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY VLLM_API_KEY DASHSCOPE_API_KEY HF_TOKEN \
+    PIPELINE_BROKER PIPELINE_DATABASE; do
     eval "file=\${${name}_FILE:-}"
     [ -n "$file" ] || continue
     if ! value=$(cat "$file" 2>/dev/null) || [ -z "$value" ]; then

@@ -153,6 +153,7 @@ def test_gpus_that_do_not_do_are_said(
 def test_each_flag_is_one_of_this_vllm(tmp_path: Path, weights: Path) -> None:
     told = started(tmp_path, weights, "143771\\n143771", TENSOR_PARALLEL="2").stdout.splitlines()
     parse = (
+        "from serving.engine.vision_operators import define_missing; define_missing()\n"
         "import sys; from vllm.utils.argparse_utils import FlexibleArgumentParser as P\n"
         "from vllm.entrypoints.launchers.cli_args import make_arg_parser as m\n"
         "m(P()).parse_args(sys.argv[1:])"

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 
 EVERYTHING = [*OVERLAYS, *OPTIONS]
 PORTS = {"gateway": {8000, 9090}, "engine": {8000}}
+NO_SECRETS = {"LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", "MODEL_ID", "MODEL_NAME"}
+"""Variables that arguments may hold."""
 PROBES = {"gateway": {"/livez", "/readyz"}, "engine": {"/health"}}
 
 # Of objects for which no package of schemas is to be had: the fields that are used here, by their definitions at
@@ -121,6 +123,15 @@ def test_ports_and_probes_are_those_of_the_code(name: str) -> None:
                     assert probe["httpGet"]["port"] in ports
     for service in (each for each in rendered(name) if each["kind"] == "Service"):
         assert {port["port"] for port in service["spec"]["ports"]} <= {8000, 9090}
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_no_secret_is_an_argument(name: str) -> None:
+    """Arguments are in every list of processes."""
+    for role, spec in pods(rendered(name)):
+        for container in spec["containers"]:
+            said = [*container.get("command", []), *container.get("args", [])]
+            assert set(re.findall(r"\$\((\w+)\)", " ".join(said))) <= NO_SECRETS, role
 
 
 def variables(name: str) -> set[str]:

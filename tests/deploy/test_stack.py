@@ -226,9 +226,11 @@ async def worked(stack: Stack) -> str:
         "AWS_ALLOW_HTTP": "true",
         "DASHSCOPE_HTTP_BASE_URL": f"{stack.gateway}/api/v1",
         "DASHSCOPE_API_KEY": stack.key,
+        "PIPELINE_BROKER": stack.broker,
+        "PIPELINE_DATABASE": stack.database,
+        "PIPELINE_IMAGES": "s3://homescope/pipeline",
     }
-    stores = ("--broker", stack.broker, "--database", stack.database, "--images", "s3://homescope/pipeline")
-    where = ("--data", str(stack.folder / "pipeline"), *stores)
+    where = ("--data", str(stack.folder / "pipeline"))
     out = stack.folder / "results.jsonl"
     steps: dict[str, tuple[str, ...]] = {
         "submit": ("--prompt", "what is it?", str(stack.folder / "picture.png")),
