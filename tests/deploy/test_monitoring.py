@@ -79,6 +79,12 @@ async def test_prometheus_takes_the_rules() -> None:
     assert await process.wait() == 0
 
 
+async def test_prometheus_takes_its_configuration() -> None:
+    file = str(FOLDER / "prometheus" / "prometheus.yaml")
+    process = await asyncio.create_subprocess_exec(program("promtool"), "check", "config", file)
+    assert await process.wait() == 0
+
+
 async def test_prometheus_scrapes_and_evaluates(tmp_path: Path) -> None:
     """A real Prometheus reads a real server, and answers each expression of the dashboards and the alerts."""
     settings = Settings(data=tmp_path / "data")
@@ -87,7 +93,9 @@ async def test_prometheus_scrapes_and_evaluates(tmp_path: Path) -> None:
     config = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
     config["global"]["scrape_interval"] = "200ms"
     config["rule_files"] = [str(RULES)]
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [url_of(operators).removeprefix("http://")]}]
+    (server, _engines) = config["scrape_configs"]
+    server["static_configs"] = [{"targets": [url_of(operators).removeprefix("http://")]}]
+    config["scrape_configs"] = [server]
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     prometheus = await asyncio.create_subprocess_exec(
         program("prometheus"),

@@ -118,7 +118,9 @@ async def stack(tmp_path: Path, postgres: str, broker: str) -> AsyncGenerator[St
     config = yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yaml").read_text())
     config["global"]["scrape_interval"] = "500ms"
     config["rule_files"] = [str(ROOT / "docker" / "prometheus" / "alerts.yaml")]
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{operators}"]}]
+    (server, _engines) = config["scrape_configs"]
+    server["static_configs"] = [{"targets": [f"127.0.0.1:{operators}"]}]
+    config["scrape_configs"] = [server]
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
     environment = {
         **files,
