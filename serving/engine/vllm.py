@@ -6,6 +6,7 @@ from contextlib import aclosing, contextmanager
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from msgspec import Struct
 
 from serving.engine import answer, chat
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 4
 """Seconds. vLLM closes idle connections after 5: reusing one at that moment would fail a request for nothing."""
+LARGE = 1 << 18
+"""Bytes of a body that does not travel with its headers."""
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 TOKENIZE_TIMEOUT = aiohttp.ClientTimeout(total=60)
 
@@ -149,11 +152,17 @@ class VLLM:
 
 
 class _Whole(aiohttp.BytesPayload):
-    """A body written in one piece. aiohttp warns about large ones, for fear of a long copy: it is 0.1 ms per MB."""
+    """A body written in one piece, as it is. aiohttp warns about large ones, for fear of a long copy, and joins each
+    with its headers, which is such a copy; headers of a large one are written before it."""
 
     def __init__(self, body: bytes) -> None:
         aiohttp.Payload.__init__(self, body, content_type="application/json")
         self._size = len(body)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if len(self._value) >= LARGE:
+            writer.send_headers()
+        await writer.write(self._value)
 
 
 @contextmanager
