@@ -29,6 +29,8 @@ class Figure:
         digest: SHA-256 of that file, hexadecimal.
         nearby: the text of its page, cut to a few thousand characters: what tells currency and unit where neither
             chart nor caption does. Empty on a scanned page.
+        turned: degrees clockwise (90, 180, 270) by which the image was turned, because its page was scanned lying on
+            its side or head; `box` is on the page as the file shows it.
     """
 
     page: int
@@ -39,6 +41,7 @@ class Figure:
     image: Path
     digest: str
     nearby: str = ""
+    turned: int = 0
 
 
 @dataclass(frozen=True, slots=True)

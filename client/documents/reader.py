@@ -64,6 +64,7 @@ async def figures_of(
     Raises:
         UnreadableDocument: no PDF, damaged, encrypted with another password, or gone.
         ConfigurationError: the extra `documents` is not installed.
+        OSError: an image cannot be written, as on a full disk; those of earlier pages are whole.
     """
     check_installed()
     await asyncio.to_thread(_prepare, path, folder)
@@ -141,6 +142,8 @@ class _Process:
         kind = said["event"]
         if kind == "unreadable":
             raise UnreadableDocument(f"{self.task.path}: {said['reason']}")
+        if kind == "stopped":
+            raise OSError(said["errno"], said["reason"], said["path"])
         if kind == "opened":
             return Opened(said["pages"])
         if kind == "begun":

@@ -63,7 +63,7 @@ def find_regions(marks: Sequence[Mark], lines: Sequence[Line], width: float, hei
     usable = [mark for mark in marks if _area(mark.box) < MOST_OF_PAGE * width * height]
     clusters = _stacked(_clusters(usable, width, height))
     regions = [region for cluster in clusters if (region := _classified(cluster, lines)) is not None]
-    regions = [_labelled(region, lines) for region in _outermost(regions)]
+    regions = [_with_labels(region, lines) for region in _outermost(regions)]
     captioned = [replace(region, caption=caption_of(region.box, region.kind, lines)) for region in regions]
     return sorted(captioned, key=lambda region: (region.box[1], region.box[0]))
 
@@ -139,19 +139,18 @@ def _classified(cluster: _Cluster, lines: Sequence[Line]) -> Region | None:
         return None
     raster = any(mark.raster for mark in cluster.marks)
     whole = all(mark.group is not None for mark in cluster.marks)
-    if raster or _is_drawn(cluster):
+    if raster or is_drawn(cluster.marks, right - left):
         return Region(cluster.box, "figure", raster, whole)
     inside = [line for line in lines if _contains(cluster.box, _centre(line.box))]
     rules = {round(mark.box[1] / _THIN) for mark in cluster.marks}
     return Region(cluster.box, "table") if len(inside) >= 4 and len(rules) >= 3 else None
 
 
-def _is_drawn(cluster: _Cluster) -> bool:
+def is_drawn(marks: Sequence[Mark], width: float) -> bool:
     """Curves and slanted lines, or filled boxes of different heights on one ground line: no table has these."""
-    if any(not mark.plain for mark in cluster.marks):
+    if any(not mark.plain for mark in marks):
         return True
-    width = cluster.box[2] - cluster.box[0]
-    solid = [mark.box for mark in cluster.marks if mark.filled and _is_bar(mark.box, width)]
+    solid = [mark.box for mark in marks if mark.filled and _is_bar(mark.box, width)]
     heights = {round(box[3] - box[1]) for box in solid}
     grounds = {round(box[3]) for box in solid}
     return len(solid) >= 2 and len(heights) >= 2 and len(grounds) < len(solid)
@@ -165,18 +164,24 @@ def _outermost(regions: Sequence[Region]) -> list[Region]:
     return [one for one in regions if not any(one is not other and _inside(one.box, other.box) for other in regions)]
 
 
-def _labelled(region: Region, lines: Sequence[Line]) -> Region:
-    """A chart with the text around it that belongs to it: names under its axis, its title."""
+def _with_labels(region: Region, lines: Sequence[Line]) -> Region:
     if region.kind == "table" or region.whole or region.raster:
         return region
-    box = region.box
-    for _ in range(2):
+    return replace(region, box=labelled(region.box, lines))
+
+
+def labelled(chart: Box, lines: Sequence[Line], above: float = _LABEL_DISTANCE) -> Box:
+    """The box of a chart with the text around it that belongs to it: names under its axis, its title, which may be
+    `above` points over the rest."""
+    box = chart
+    for _ in range(3 if above > _LABEL_DISTANCE else 2):
         for line in lines:
-            near = _contains(_grown(box, _LABEL_DISTANCE), _centre(line.box))
-            narrow = line.box[2] - line.box[0] <= 1.05 * (region.box[2] - region.box[0])
+            left, top, right, bottom = _grown(box, _LABEL_DISTANCE)
+            near = _contains((left, min(top, box[1] - above), right, bottom), _centre(line.box))
+            narrow = line.box[2] - line.box[0] <= 1.05 * (chart[2] - chart[0])
             if near and narrow and not CAPTION.match(line.text):
                 box = union(box, line.box)
-    return replace(region, box=box)
+    return box
 
 
 def caption_of(box: Box, kind: Kind, lines: Iterable[Line]) -> str:
@@ -199,11 +204,15 @@ def union(one: Box, other: Box) -> Box:
 
 def overlap(one: Box, other: Box) -> float:
     """Intersection over union, 0 to 1."""
+    both = _area(one) + _area(other) - shared(one, other)
+    return shared(one, other) / both if both > 0 else 0.0
+
+
+def shared(one: Box, other: Box) -> float:
+    """The area that both cover."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    both = _area(one) + _area(other) - shared
-    return shared / both if both > 0 else 0.0
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def clipped(box: Box, width: float, height: float, margin: float = 0.0) -> Box:
@@ -226,10 +235,7 @@ def _contains(box: Box, point: tuple[float, float]) -> bool:
 
 def _inside(one: Box, other: Box) -> bool:
     """Whether most of `one` lies in `other`, the larger."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    return _area(one) < _area(other) and shared > 0.8 * _area(one)
+    return _area(one) < _area(other) and shared(one, other) > 0.8 * _area(one)
 
 
 def _grown(box: Box, by: float) -> Box:

@@ -1,42 +1,81 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from client.documents.ink import inked
 from client.documents.models import Box
-from client.documents.regions import Line, Region, caption_of, overlap
+from client.documents.ocr import read_lines
+from client.documents.regions import Line, Region, caption_of, overlap, shared
+from client.documents.turns import upright
 
 LAYOUT_DPI = 100
 """At 72 dpi the layout model takes a paragraph for a figure now and then; above 100 it finds no more."""
+SCAN_DPI = 200
+"""Letters of a caption are read from this."""
 MIN_SCORE = 0.5
-_STRIP = 34.0
+_STRIP, _ASIDE = 34.0, 60.0
 
 
-def find_scanned(picture: Any, scale: float) -> list[Region]:
+def find_scanned(picture: Any, scale: float) -> tuple[list[Region], int]:
     """Figures and tables in the picture of a page, with the captions that OCR reads beside them.
 
     Args:
         picture: RGB array, height x width x 3.
         scale: its pixels to a point.
+
+    Returns:
+        The regions, boxes on the page as it is shown, and the quarter turns, in degrees clockwise, that put the page
+        upright.
     """
+    import cv2
+
+    page = upright(picture, scale)
+    found = merged(detected(page.picture, scale), inked(cv2.cvtColor(page.picture, cv2.COLOR_RGB2GRAY), scale))
     regions: list[Region] = []
-    for region in detected(picture, scale):
-        lines = _lines_around(picture, scale, region.box)
+    for region in found:
+        lines = _lines_around(page.picture, scale, region.box)
         caption = caption_of(region.box, region.kind, lines)
-        regions.append(replace(region, box=_without(region.box, caption, lines), caption=caption))
-    return regions
+        box = _without(region.box, caption, lines)
+        regions.append(replace(region, box=page.shown(box), caption=caption))
+    return regions, page.turned
+
+
+def merged(seen: Sequence[Region], ink: Sequence[Region]) -> list[Region]:
+    """What the layout model sees and what ink shows. Of the same figure the larger box: the model leaves out the line
+    over the bars at times, ink leaves out titles."""
+    regions = list(seen)
+    for region in ink:
+        same = [each for each in regions if _meet(each.box, region.box)]
+        if any(each.kind == "table" for each in same):
+            continue
+        kept = max([region, *same], key=lambda each: _area(each.box))
+        regions = [each for each in regions if each not in same] + [kept]
+    return sorted(regions, key=lambda region: (region.box[1], region.box[0]))
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return shared(one, other) > 0.5 * min(_area(one), _area(other))
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def detected(picture: Any, scale: float) -> list[Region]:
     """What the layout model sees, the likelier of two that overlap."""
+    import cv2
     import numpy as np
 
-    seen = _layout()(np.ascontiguousarray(picture[:, :, ::-1]))
+    size = min(LAYOUT_DPI / 72 / scale, 1.0)
+    small = cv2.resize(picture, None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
+    answer = _layout()(np.ascontiguousarray(small[:, :, ::-1]))
     found: list[tuple[float, Region]] = []
-    for box, name, score in zip(seen.boxes, seen.class_names, seen.scores, strict=True):
+    for box, name, score in zip(answer.boxes, answer.class_names, answer.scores, strict=True):
         if name in ("figure", "table") and score >= MIN_SCORE:
-            left, top, right, bottom = (float(side) / scale for side in box)
+            left, top, right, bottom = (float(side) / (scale * size) for side in box)
             found.append((float(score), Region((left, top, right, bottom), name)))
     kept: list[Region] = []
     for _, region in sorted(found, key=lambda each: -each[0]):
@@ -46,31 +85,19 @@ def detected(picture: Any, scale: float) -> list[Region]:
 
 
 def _lines_around(picture: Any, scale: float, box: Box) -> list[Line]:
-    """Text in a strip over and one under a box, from a little inside it: the model's boxes often hold the caption."""
+    """Text in a strip over and one under a box, from a little inside it: the boxes often hold the caption."""
     height = picture.shape[0] / scale
     strips = [(box[1] - _STRIP, box[1] + 6.0), (box[3] - _STRIP / 1.5, box[3] + _STRIP)]
     lines = []
     for top, bottom in strips:
         top, bottom = max(top, 0.0), min(bottom, height)
-        left, right = max(box[0] - 20.0, 0.0), box[2] + 20.0
+        left, right = max(box[0] - _ASIDE, 0.0), box[2] + _ASIDE
         part = picture[int(top * scale) : int(bottom * scale), int(left * scale) : int(right * scale)]
         lines += [
             Line((left + x0 / scale, top + y0 / scale, left + x1 / scale, top + y1 / scale), text)
-            for (x0, y0, x1, y1), text in _read(part)
+            for (x0, y0, x1, y1), text in read_lines(part)
         ]
     return lines
-
-
-def _read(part: Any) -> list[tuple[Box, str]]:
-    if min(part.shape[:2]) < 8:
-        return []
-    answer = _ocr()(part[:, :, ::-1])
-    if answer.boxes is None or answer.txts is None:
-        return []
-    return [
-        ((float(box[:, 0].min()), float(box[:, 1].min()), float(box[:, 0].max()), float(box[:, 1].max())), text)
-        for box, text in zip(answer.boxes, answer.txts, strict=True)
-    ]
 
 
 def _without(box: Box, caption: str, lines: list[Line]) -> Box:
@@ -91,11 +118,3 @@ def _layout() -> Any:
     from rapid_layout import RapidLayout  # type: ignore[import-untyped]
 
     return RapidLayout(conf_thresh=MIN_SCORE)
-
-
-@cache
-def _ocr() -> Any:
-    from rapidocr import RapidOCR
-
-    # By default a strip is scaled up until its short side has 736 pixels, which takes ten times as long.
-    return RapidOCR(params={"Det.limit_type": "max", "Det.limit_side_len": 960, "Global.log_level": "error"})

@@ -22,7 +22,7 @@ import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
 from client.documents.models import Box
 from client.documents.objects import is_scanned, lines_of, marks_of
 from client.documents.regions import Region, clipped, find_regions, overlap
-from client.documents.scans import LAYOUT_DPI, detected, find_scanned
+from client.documents.scans import LAYOUT_DPI, SCAN_DPI, detected, find_scanned
 
 REOPEN_AFTER = 64
 """Pages after which a document is opened anew: pdfium keeps what it has parsed, and memory would grow with the file."""
@@ -67,6 +67,9 @@ class _Reading:
             try:
                 figures = self._page(document, number)
                 self.say(event="page", page=number, figures=figures)
+            except OSError as error:  # a full disk: no later page would go better
+                self.say(event="stopped", errno=error.errno, reason=error.strerror, path=str(self.folder))
+                return
             except (pdfium.PdfiumError, ValueError, MemoryError) as error:
                 self.say(event="failed", page=number, reason=str(error) or type(error).__name__)
         document.close()
@@ -79,28 +82,35 @@ class _Reading:
         try:
             marks = marks_of(page)
             if is_scanned(page, marks):
-                picture, scale = _rendered(page, LAYOUT_DPI / 72)
-                return [self._saved(page, number, region, True, "") for region in find_scanned(picture, scale)]
+                regions, turned = find_scanned(*_rendered(page, SCAN_DPI / 72))
+                return [self._saved(page, number, region, turned=turned, scanned=True) for region in regions]
             lines = lines_of(page)
             width, height = page.get_size()
             regions = _told_apart(page, find_regions(marks, lines, width, height))
             nearby = "\n".join(line.text for line in lines)[:_MOST_NEARBY] if regions else ""
-            return [self._saved(page, number, region, False, nearby) for region in regions]
+            return [self._saved(page, number, region, nearby) for region in regions]
         finally:
             page.close()
 
-    def _saved(self, page: Any, number: int, region: Region, scanned: bool, nearby: str) -> dict[str, Any]:
+    def _saved(
+        self, page: Any, number: int, region: Region, nearby: str = "", *, turned: int = 0, scanned: bool = False
+    ) -> dict[str, Any]:
         width, height = page.get_size()
         box = clipped(region.box, width, height, MARGIN)
-        data = _image(page, box, self.dpi / 72)
+        data = _image(page, box, self.dpi / 72, turned)
         digest = hashlib.sha256(data).hexdigest()
         path = self.folder / f"p{number:04d}-{round(box[0])}-{round(box[1])}-{digest[:8]}.png"
         new = path.with_name(path.name + ".new")
-        new.write_bytes(data)
-        new.replace(path)
+        try:
+            new.write_bytes(data)
+            new.replace(path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
         return {
             "page": number, "box": [round(side, 1) for side in box], "kind": region.kind, "caption": region.caption,
             "scanned": scanned, "image": str(path), "digest": digest, "nearby": nearby,
+            "turned": turned,
         }  # fmt: skip
 
 
@@ -129,15 +139,15 @@ def _rendered(page: Any, scale: float) -> tuple[Any, float]:
         bitmap.close()
 
 
-def _image(page: Any, box: Box, scale: float) -> bytes:
-    """PNG of a part of the page."""
+def _image(page: Any, box: Box, scale: float, turned: int) -> bytes:
+    """PNG of a part of the page, turned clockwise by so many degrees."""
     width, height = page.get_size()
     scale = min(scale, (_MOST_PIXELS / max((box[2] - box[0]) * (box[3] - box[1]), 1.0)) ** 0.5)
     crop = (box[0], height - box[3], width - box[2], box[1])
     bitmap = page.render(scale=scale, crop=crop)
     try:
         stream = io.BytesIO()
-        bitmap.to_pil().convert("RGB").save(stream, "PNG")
+        bitmap.to_pil().convert("RGB").rotate(-turned, expand=True).save(stream, "PNG")
         return stream.getvalue()
     finally:
         bitmap.close()
