@@ -112,13 +112,16 @@ class Leases:
         Those that were begun too often fail. Returns the groups that they are of.
         """
         now = self._queue.clock()
-        lapsed = jobs.c.lease_until < now
+        # Of a lease that lasts longer than one can, the clock has been set back since; a live run renews its own.
+        lapsed = or_(jobs.c.lease_until < now, jobs.c.lease_until > now + 3 * self._lease_ms)
         if own:
             lapsed = or_(lapsed, jobs.c.lease_owner == self._owner)
         lost = and_(jobs.c.state == State.RUNNING, lapsed)
         failed = await self._fail(and_(lost, jobs.c.attempts >= self._max_attempts), self._given_up)
         async with self._queue.transaction() as connection:
-            waiting = await transitions.put_back(connection, and_(lost, jobs.c.kind.in_(self._kinds)), now)
+            waiting = await transitions.put_back(
+                connection, and_(lost, jobs.c.kind.in_(self._kinds)), now, not_before=0
+            )
         return transitions.groups_of([*failed, *waiting])
 
     async def expire(self) -> list[str]:

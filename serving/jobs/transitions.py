@@ -90,7 +90,7 @@ def _row(job: NewJob, group: str | None, now: int) -> dict[str, Any]:
         "priority": job.priority,
         "attempts": 0,
         "submitted_at": now,
-        "not_before": now,
+        "not_before": 0,  # at once, whatever becomes of the clock
         "deadline": job.deadline,
         "hooks": [list(hook) for hook in job.hooks] or None,
     }

@@ -182,6 +182,29 @@ async def test_leases_of_others_are_left_until_they_lapse(queue: Queue, leases: 
     assert (await taken(other)).id == job.id
 
 
+async def test_a_lease_that_the_clock_has_left_behind_has_lapsed(queue: Queue, leases: Leases, clock: Clock) -> None:
+    """The clock was set back by an hour after a process had died: its jobs do not wait for that hour."""
+    await queue.submit(new())
+    job = await taken(leases)
+    clock.now -= 900_000
+    other = Leases(queue, "two", {"task": Failure.of}, lease_ms=LEASE_MS)
+    await other.recover()
+    again = await taken(other)
+    assert (again.id, again.attempts) == (job.id, 2)
+    assert not await leases.succeed(job, b"late")
+
+
+async def test_a_clock_that_was_set_back_takes_no_lease_that_is_renewed(
+    queue: Queue, leases: Leases, clock: Clock
+) -> None:
+    await queue.submit(new())
+    job = await taken(leases)
+    clock.now -= 900_000
+    assert await leases.renew([job]) == {job.id}
+    await Leases(queue, "two", {"task": Failure.of}, lease_ms=LEASE_MS).recover()
+    assert await leases.succeed(job, b"answer")
+
+
 async def test_what_waits_past_its_deadline_fails(queue: Queue, leases: Leases, clock: Clock) -> None:
     await queue.submit(job := new(deadline=clock.now + 10))
     await leases.expire()
@@ -330,4 +353,4 @@ async def test_a_database_that_is_away_is_an_outage_not_a_defect(tmp_path: Path)
     for step in (lambda: queue.submit(new()), lambda: queue.get("1"), lambda: queue.cancel("task", "1", "alice")):
         with pytest.raises(StorageUnavailable):
             await step()
-    await away.dispose()
+    await database.close(away)

@@ -114,11 +114,16 @@ async def test_the_answer_cache_goes_and_comes_back(tmp_path: Path, engine: Fake
                 await wire.cut()
                 assert await client.statuses(5, "away") == [200] * 5
                 assert (await client.ask()).headers["x-homescope-cache"] == "miss"
+                await wire.mend()
+                async with asyncio.timeout(60):
+                    while (await client.ask("back")).headers["x-homescope-cache"] != "hit":  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
+                assert (await client.ask()).headers["x-homescope-cache"] == "hit"  # what it kept from before
 
 
 @pytest.mark.parametrize(("mode", "during"), [("local", 200), ("refuse", 503)])
 async def test_limits_without_redis_are_kept_by_each_process_or_refuse(
-    tmp_path: Path, engine: FakeEngine, mode: str, during: int
+    tmp_path: Path, engine: FakeEngine, mode: str, during: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ValkeyServer() as valkey:
         async with line("127.0.0.1", valkey.port) as wire:
@@ -137,6 +142,14 @@ async def test_limits_without_redis_are_kept_by_each_process_or_refuse(
                     assert told.json()["code"] == "ServiceUnavailable"
                 else:  # a new count, and a limit still
                     assert await client.statuses(4, "away") == [200, 200, 200, 429]
+                await wire.mend()
+                async with asyncio.timeout(30):
+                    while "Redis is back" not in caplog.text:  # each request asks again
+                        await client.ask("back")
+                        await asyncio.sleep(0.1)
+                    # The limit is that of before; a connection that broke with the wire may cost one more second.
+                    while (await client.ask("after")).status_code != 429:  # noqa: ASYNC110 - nothing but asking tells
+                        await asyncio.sleep(0.1)
 
 
 async def test_the_database_goes_and_comes_back(
