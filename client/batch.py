@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from client.errors import (
@@ -32,6 +33,15 @@ _PREFETCH = 2
 """Workers beyond the pace's limit: they read the next images while all places are taken."""
 
 
+_AHEAD = 7
+"""Further images of one turn in a thread: a turn costs as much as reading one."""
+
+_NO_TIME = 0.002
+"""Seconds after which a turn takes no further one."""
+
+_Drawn: TypeAlias = tuple[int, Item | Skipped]
+
+
 class _Abandoned(Exception):
     """The run is stopping: this image stays as it is, for the next run."""
 
@@ -41,17 +51,32 @@ class _Feed:
 
     def __init__(self, questions: Iterable[Question | Path]) -> None:
         self._questions, self._drawing = enumerate(questions), threading.Lock()
-        self.ended = False
+        self._ready: deque[_Drawn] = deque()
+        self._ended = False
 
-    async def draw(self) -> tuple[int, Item | Skipped] | None:
-        drawn = await asyncio.get_running_loop().run_in_executor(None, self._draw)
-        self.ended = self.ended or drawn is None
+    def more(self, wanted: int) -> int:
+        """How many workers of so many would find something, as far as is known."""
+        return min(wanted, len(self._ready)) if self._ended else wanted
+
+    async def draw(self, ahead: int) -> _Drawn | None:
+        """The next one; up to `ahead` further ones are read in the same turn, while that takes no time."""
+        if not self._ready and not self._ended:
+            drawn = await asyncio.get_running_loop().run_in_executor(None, self._draw, 1 + ahead)
+            self._ended = self._ended or drawn[-1] is None
+            self._ready.extend(each for each in drawn if each is not None)
+        return self._ready.popleft() if self._ready else None
+
+    def _draw(self, most: int) -> list[_Drawn | None]:
+        """None is the end."""
+        drawn: list[_Drawn | None] = []
+        until = time.monotonic() + _NO_TIME
+        while len(drawn) < most and (not drawn or time.monotonic() < until):
+            with self._drawing:
+                question = next(self._questions, None)
+            if question is None:
+                return [*drawn, None]
+            drawn.append((question[0], load(question[1])))
         return drawn
-
-    def _draw(self) -> tuple[int, Item | Skipped] | None:
-        with self._drawing:
-            drawn = next(self._questions, None)
-        return None if drawn is None else (drawn[0], load(drawn[1]))
 
 
 class Batch:
@@ -135,20 +160,20 @@ class Batch:
 
     def _hire(self, group: asyncio.TaskGroup, feed: _Feed) -> None:
         """As many workers as the pace allows now: each holds an image, and memory should not hold more than needed."""
-        while self._workers < self.pace.limit + _PREFETCH and not feed.ended:
+        for _ in range(feed.more(self.pace.limit + _PREFETCH - self._workers)):
             self._workers += 1
             group.create_task(self._work(group, feed))
 
     async def _work(self, group: asyncio.TaskGroup, feed: _Feed) -> None:
         try:
             while not self.stopping and self._workers <= self.pace.limit + _PREFETCH:
-                drawn = await feed.draw()
+                drawn = await feed.draw(min(self.pace.limit // 16, _AHEAD))
                 if drawn is None:
                     return
                 position, item = drawn
+                self._hire(group, feed)
                 with suppress(_Abandoned):
                     await self._settle(item, position)
-                self._hire(group, feed)
         except ConfigurationError as error:
             self._halt(error)
         finally:
@@ -161,14 +186,14 @@ class Batch:
         key = self._job.key(item.digest, item.prompt)
         question = self._questions.setdefault(key, asyncio.Lock())
         async with question:
-            if known := self._known(item, key):
+            found = self._ledger.find(key)
+            if known := self._known(item, found):
                 self._record(known, position, known=True)
             else:
-                self._record(await self._ask(item, key), position)
+                self._record(await self._ask(item, key, self._ledger.idempotency_key(key, found)), position)
 
-    def _known(self, item: Item, key: str) -> Record | None:
+    def _known(self, item: Item, found: Record | None) -> Record | None:
         """The record that answers for this image, its own or that of the same bytes; None when it has to be asked."""
-        found = self._ledger.find(key)
         if found is None or isinstance(found, Skipped):
             return None
         if isinstance(found, Failed) and (found.answer is None or self._retry_failed):
@@ -176,9 +201,8 @@ class Batch:
         first = found.duplicate_of or found.file
         return replace(found, file=item.file, images=item.names, duplicate_of=None if first == item.file else first)
 
-    async def _ask(self, item: Item, key: str) -> Record:
+    async def _ask(self, item: Item, key: str, idempotency_key: str) -> Record:
         attempts, began = 0, 0.0
-        idempotency_key = self._ledger.idempotency_key(key)
 
         async def once() -> Answer:
             nonlocal attempts, began

@@ -95,13 +95,19 @@ def _kind(head: bytes, size: int) -> str:
     return kind
 
 
-def data_uri(data: bytes) -> str:
+class DataURI(str):
+    """What `data_uri` made: nothing in it has to be escaped."""
+
+    __slots__ = ()
+
+
+def data_uri(data: bytes) -> DataURI:
     """`data:image/png;base64,...`, with the type that the bytes have.
 
     Raises:
         UnusableImage: as `check`.
     """
-    return _uri_prefix(check(data)) + base64.b64encode(data).decode()
+    return DataURI(_uri_prefix(check(data)) + base64.b64encode(data).decode())
 
 
 def from_data_uri(uri: str) -> bytes:

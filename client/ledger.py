@@ -36,6 +36,10 @@ _ADDED = (
     "CREATE TABLE IF NOT EXISTS uploads (name TEXT PRIMARY KEY, address TEXT NOT NULL, until REAL NOT NULL)",
 )
 """Beside the states, and not needed to read them: ledgers of before have version 1, too."""
+_INSERT = """
+INSERT INTO states (job, key, file, state, position, record) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+WHERE (SELECT record FROM states WHERE job = ?1 AND file = ?3 ORDER BY id DESC LIMIT 1) IS NOT ?6
+"""
 _RECORDS = """
 SELECT record FROM states
 WHERE id IN (SELECT max(id) FROM states WHERE job = :job GROUP BY file) AND (:state IS NULL OR state = :state)
@@ -165,14 +169,16 @@ class Ledger:
         row = self._db.execute("SELECT record FROM states WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)).fetchone()
         return None if row is None else from_json(row[0])
 
-    def idempotency_key(self, key: str) -> str:
+    def idempotency_key(self, key: str, found: Record | None = None) -> str:
         """Under which the question of a key is sent: the same after a crash, another one after a failure.
+
+        `found` is what `find` said of the key.
 
         A failure may be an answer that did not fit: a server that remembers the question would repeat it. Other
         ledgers have other ones: who begins anew wants new answers.
         """
         query = "SELECT count(*) FROM states WHERE key = ? AND state = 'failed'"
-        failures = self._db.execute(query, (key,)).fetchone()[0]
+        failures = 0 if found is None else self._db.execute(query, (key,)).fetchone()[0]
         return hashlib.sha256(f"{self._id}:{key}:{failures}".encode()).hexdigest()
 
     def address(self, name: str) -> str | None:
@@ -200,23 +206,19 @@ class Ledger:
             DiskFull: even the space set aside is used up. (`full` is set when that space is given up.)
         """
         line = to_json(record)
-        latest = "SELECT record FROM states WHERE job = ? AND file = ? ORDER BY id DESC LIMIT 1"
-        if self._db.execute(latest, (self._job, record.file)).fetchone() == (line,):
-            return False
         try:
-            self._insert(record, position, line)
+            news = self._insert(record, position, line)
         except DiskFull as error:
             self._give_up_reserve(error)
-            self._insert(record, position, line)
-        self._add_line(line)
-        return True
+            news = self._insert(record, position, line)
+        if news:
+            self._add_line(line)
+        return news
 
-    def _insert(self, record: Record, position: int, line: str) -> None:
+    def _insert(self, record: Record, position: int, line: str) -> bool:
+        values = (self._job, record.key, record.file, state(record), position, line)
         with _explained(self.path):
-            self._db.execute(
-                "INSERT INTO states (job, key, file, state, position, record) VALUES (?, ?, ?, ?, ?, ?)",
-                (self._job, record.key, record.file, state(record), position, line),
-            )
+            return self._db.execute(_INSERT, values).rowcount == 1
 
     def _add_line(self, line: str) -> None:
         if self._lines is None or self.full is not None:

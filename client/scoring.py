@@ -60,6 +60,8 @@ class Expected:
 
     def get(self, file: str, default: Any = None) -> Any:
         """The known answer of a file, or `default`."""
+        if not self._values:
+            return default
         parts = PurePath(file).parts
         ends = (parts[start:] for start in range(len(parts)))
         return next((self._values[end] for end in ends if end in self._values), default)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -227,7 +226,7 @@ class Session:
         return await self._uploads.reference(await _local(image), model)
 
     async def _whole(self, body: dict[str, Any], idempotency_key: str = "") -> Answer:
-        content = _encoded(body)
+        content = wire.encoded(body)
         headers = self._headers | _needs(body) | _once_for(idempotency_key, content)
         reply = await self._http.send("POST", self.base_url + wire.PATH, content, headers)
         if not reply.ok:
@@ -260,7 +259,7 @@ class Session:
 
     async def _pieces(self, body: dict[str, Any], idempotency_key: str = "") -> AsyncGenerator[Piece, None]:
         body = body | {"parameters": body["parameters"] | {"incremental_output": True}}
-        content = _encoded(body)
+        content = wire.encoded(body)
         headers = self._headers | _needs(body) | {"X-DashScope-SSE": "enable", "Accept": "text/event-stream"}
         headers |= _once_for(idempotency_key, content)
         arriving = self._http.stream("POST", self.base_url + wire.PATH, content, headers)
@@ -276,15 +275,11 @@ class Session:
         raise ConnectionLost("the answer broke off before its end")
 
 
-def _encoded(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-
-
 def _once_for(idempotency_key: str, content: bytes) -> dict[str, str]:
     """One key for each thing that is said under it: a question, the same without guided decoding, its repair."""
     if not idempotency_key:
         return {}
-    return {"Idempotency-Key": f"{idempotency_key[:128]}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"}
+    return {"Idempotency-Key": f"{idempotency_key[:128]}-{hashlib.sha256(content).hexdigest()}"}
 
 
 async def _joined(chunks: AsyncIterator[bytes]) -> bytes:

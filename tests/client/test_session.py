@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -367,3 +368,15 @@ def test_every_error_of_httpx_becomes_ours(kind: type[Exception]) -> None:
     with pytest.raises(errors.HomescopeError) as caught, httpx_errors("http://x/api/v1"):
         raise kind("why")
     assert caught.value.retryable
+
+
+async def test_an_image_in_base64_is_in_the_request_as_json_would_have_it(server: Scripted) -> None:
+    """And one that is given as a data URI, with whatever in it, is still text."""
+    odd = 'data:image/png;base64,"\\\n'
+    async with Session(server.url, "sk-test") as session:
+        await session.ask([png(1), odd, png(2)], "图 \ud83d")
+    first, second, third, words = server.calls[0].content
+    assert base64.b64decode(first["image"].partition(",")[2]) == png(1)
+    assert second["image"] == odd
+    assert base64.b64decode(third["image"].partition(",")[2]) == png(2)
+    assert words["text"].startswith("图 ")
