@@ -69,7 +69,7 @@ async def test_every_page_is_told_once_though_the_process_is_killed(tmp_path: Pa
     pages = REOPEN_AFTER * 6
     path = pdf(tmp_path / "long.pdf", *[text] * pages)
     told: list[int] = []
-    opened = failed = 0
+    opened = failed = killed = 0
     async for event in figures_of(path, tmp_path / "images"):
         opened += isinstance(event, Opened)
         failed += isinstance(event, PageFailed)
@@ -79,12 +79,14 @@ async def test_every_page_is_told_once_though_the_process_is_killed(tmp_path: Pa
             for child in psutil.Process().children():
                 if "client.documents.worker" in child.cmdline():
                     child.kill()
+                    killed += 1
+    assert killed == 1
     assert told == list(range(1, pages + 1))
     assert opened == 1
     assert failed <= 1  # none where it died between two pages
 
 
-async def test_a_page_that_takes_too_long(tmp_path: Path) -> None:
+async def test_a_process_that_takes_too_long_to_start(tmp_path: Path) -> None:
     path = pdf(tmp_path / "slow.pdf", text)
     with pytest.raises(UnreadableDocument, match="longer than 0 s"):
         await found_in(path, tmp_path / "images", patience=0.001)
