@@ -10,6 +10,10 @@ from string import Template
 from rich.table import Table
 
 from client.compare import Comparison, Difference, Reply, Totals
+from client.report import THUMBNAILS_BYTES, thumbnail
+
+_SIZE = (380, 280)
+"""Pixels of a thumbnail: twice what the page shows."""
 
 _ROWS: list[tuple[str, Callable[[Totals], str]]] = [
     ("answered", lambda side: f"{side.answered:,}"),
@@ -46,7 +50,7 @@ def as_table(found: Comparison) -> Table:
 
 
 def as_page(found: Comparison, prompt: str) -> str:
-    """The whole HTML document: totals, then each image, those that differ first."""
+    """The whole HTML document: totals, then each image, those that differ first, each with its thumbnail."""
     template = Template(files("client").joinpath("compare.html").read_text("utf-8"))
     ordered = sorted(found.differences, key=lambda each: (each.exact, each.similarity))
     return template.substitute(
@@ -76,15 +80,27 @@ def _row(*cells: str) -> str:
 
 
 def _images(ordered: list[Difference]) -> Iterator[str]:
+    left = THUMBNAILS_BYTES
     for each in ordered:
         mood = "same" if each.exact else "differs" if each.answered else "failed"
-        facts = f"{mood}, similarity {each.similarity:.0%}"
-        if each.numbers is not None:
-            facts += f", numbers {each.numbers:.0%}"
+        source = thumbnail(each.file, _SIZE) if left > 0 else None
+        left -= len(source or "")
         yield (
-            f'<article class="{mood}"><h3>{escape(each.file)} <small>{facts}</small></h3><div class="pair">'
-            f"{_reply(each.first)}{_reply(each.second)}</div></article>"
+            f'<article class="{mood}"><h3>{escape(each.file)} <small>{_facts(each, mood)}</small></h3>'
+            f'<div class="pair">{_picture(source)}{_reply(each.first)}{_reply(each.second)}</div></article>'
         )
+
+
+def _facts(each: Difference, mood: str) -> str:
+    if not each.answered:
+        return mood
+    numbers = "" if each.numbers is None else f", numbers {each.numbers:.0%}"
+    return f"{mood}, similarity {each.similarity:.0%}{numbers}"
+
+
+def _picture(source: str | None) -> str:
+    shown = "<small>no preview</small>" if source is None else f'<img src="{source}" alt="" loading="lazy">'
+    return f'<div class="picture">{shown}</div>'
 
 
 def _reply(reply: Reply) -> str:

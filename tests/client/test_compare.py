@@ -121,6 +121,7 @@ async def test_what_one_refuses_is_a_failure_of_that_image(
     assert "not this &lt;one&gt;" in page
     assert "What &lt;is&gt; it?" in page
     assert "https://" not in page
+    assert page.count('src="data:image/webp;base64,') == len(found), "each answer beside its image"
 
 
 def command(two: tuple[Scripted, Scripted], images: Path, *more: str) -> Any:
