@@ -171,7 +171,10 @@ def test_a_full_disk_loses_no_answer(server: Scripted, charts: Folder, tmp_path:
     (tmp_path / "small").mkdir()
     script = 'mount -t tmpfs -o size=9m tmpfs small && "$@"; code=$?; cp small/* kept/; exit $code'
     (tmp_path / "kept").mkdir()
-    process = start("--out", "small/out.jsonl", before=("unshare", "-rm", "sh", "-c", script, "sh"))
+    # What is in flight has to fit into the reserve: each answer is 192 kB here.
+    process = start(
+        "--out", "small/out.jsonl", "--concurrency", "4", before=("unshare", "-rm", "sh", "-c", script, "sh")
+    )
     _, errors = process.communicate(timeout=25)
     assert process.returncode == 2, errors
     assert "no space left on the disk of small/out.jsonl" in errors
