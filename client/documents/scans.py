@@ -17,6 +17,7 @@ SCAN_DPI = 200
 """Letters of a caption are read from this."""
 MIN_SCORE = 0.5
 _STRIP, _ASIDE = 34.0, 60.0
+_PART = 0.25
 
 
 def find_scanned(picture: Any, scale: float) -> tuple[list[Region], int]:
@@ -44,15 +45,14 @@ def find_scanned(picture: Any, scale: float) -> tuple[list[Region], int]:
 
 
 def merged(seen: Sequence[Region], ink: Sequence[Region]) -> list[Region]:
-    """What the layout model sees and what ink shows. Of the same figure the larger box: the model leaves out the line
-    over the bars at times, ink leaves out titles."""
+    """What the layout model sees and what ink shows. Of the same figure the box of the ink, which is the closer, unless
+    it is a small part of the model's; what the model takes for a table is one."""
     regions = list(seen)
     for region in ink:
         same = [each for each in regions if _meet(each.box, region.box)]
-        if any(each.kind == "table" for each in same):
+        if any(each.kind == "table" or _area(region.box) < _PART * _area(each.box) for each in same):
             continue
-        kept = max([region, *same], key=lambda each: _area(each.box))
-        regions = [each for each in regions if each not in same] + [kept]
+        regions = [each for each in regions if each not in same] + [region]
     return sorted(regions, key=lambda region: (region.box[1], region.box[0]))
 
 

@@ -97,11 +97,18 @@ SEEN: Box = (100, 200, 300, 300)
     ("ink", "kind", "expected"),
     [
         ((100, 150, 300, 300), "figure", [(100, 150, 300, 300)]),
-        ((120, 220, 280, 290), "figure", [SEEN]),
+        ((120, 220, 180, 250), "figure", [SEEN]),
+        ((120, 220, 280, 290), "figure", [(120, 220, 280, 290)]),
         ((100, 500, 300, 600), "figure", [SEEN, (100, 500, 300, 600)]),
         ((100, 150, 300, 300), "table", [SEEN]),
     ],
-    ids=["the model saw half", "ink shows a part", "the model missed it", "ink takes a table for a figure"],
+    ids=[
+        "the model saw half",
+        "ink shows a part",
+        "the model saw more",
+        "the model missed it",
+        "ink takes a table for a figure",
+    ],
 )
 def test_the_models_regions_and_those_of_ink(ink: Box, kind: Any, expected: list[Box]) -> None:
     found = merged([Region(SEEN, kind)], [Region(ink, "figure")])
