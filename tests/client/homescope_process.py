@@ -40,7 +40,7 @@ async def key_of(data: Path) -> str:
         records = database.at(data)
         await database.create_tables(records, data)
         secret = await KeyStore(records).create("test")
-        await records.dispose()
+        await database.close(records)
         file.write_text(secret)
     return file.read_text()
 

@@ -39,7 +39,7 @@ async def key(tmp_path: Path) -> str:
     records = database.at(tmp_path / "data")
     await database.create_tables(records, tmp_path / "data")
     key = await KeyStore(records).create("test")
-    await records.dispose()
+    await database.close(records)
     return key
 
 

@@ -125,5 +125,5 @@ async def _key(settings: Settings) -> str:
     records = database.at(settings.data)
     await database.create_tables(records, settings.data)
     secret = await KeyStore(records).create("conformance")
-    await records.dispose()
+    await database.close(records)
     return secret

@@ -42,7 +42,7 @@ async def client(engine_url: str, engine_key: str, tmp_path: Path) -> AsyncGener
     records = database.at(settings.data)
     await database.create_tables(records, settings.data)
     key = await KeyStore(records).create("test")
-    await records.dispose()
+    await database.close(records)
     async with listening(create_app(settings, VLLM(engine_url, key=engine_key))) as url:
         headers = {"authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:

@@ -75,7 +75,7 @@ async def running(settings: Settings, engine: FakeEngine, key: str) -> AsyncGene
 async def other(settings: Settings, key: str) -> str:
     records = database.at(settings.data)
     secret = await KeyStore(records).create("other")
-    await records.dispose()
+    await database.close(records)
     return secret
 
 

@@ -89,7 +89,7 @@ async def test_what_waits_in_the_queue(settings: Settings, engine: FakeEngine, k
     told = samples((await Metrics(engine, (), {}, queue.backlog).text()).decode())
     assert (told["homescope_jobs", "waiting"], told["homescope_jobs", "running"]) == (2, 1)
     assert told["homescope_jobs_oldest_seconds",] == 20
-    await records.dispose()
+    await database.close(records)
 
 
 async def test_a_database_that_is_away_leaves_the_other_metrics(engine: FakeEngine) -> None:

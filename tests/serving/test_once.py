@@ -102,7 +102,7 @@ async def another(settings: Settings, key: str) -> str:
     """A second key, made before the server reads them."""
     records = database.at(settings.data)
     secret = await KeyStore(records).create("another")
-    await records.dispose()
+    await database.close(records)
     return secret
 
 
@@ -162,5 +162,5 @@ async def test_what_a_dead_process_has_handed_in_is_found_again(
         records = database.at(settings.data)
         async with records.begin() as connection:
             await connection.execute(text("UPDATE idempotency_keys SET status = NULL, body = NULL, lease_until = 0"))
-        await records.dispose()
+        await database.close(records)
     assert ids[0] == ids[1]

@@ -31,7 +31,7 @@ async def session(engine_url: str, engine_key: str, tmp_path: Path) -> AsyncGene
     records = database.at(data)
     await database.create_tables(records, data)
     key = await KeyStore(records).create("test")
-    await records.dispose()
+    await database.close(records)
     app = create_app(Settings(data=data), VLLM(engine_url, key=engine_key))
     async with listening(app) as url, Session(url, key) as session:
         yield session

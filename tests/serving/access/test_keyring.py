@@ -43,7 +43,7 @@ async def records(tmp_path: Path) -> AsyncGenerator[AsyncEngine, None]:
     engine = database.at(tmp_path)
     await database.create_tables(engine, tmp_path)
     yield engine
-    await engine.dispose()
+    await database.close(engine)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def test_known_keys_outlive_the_database_for_a_while(
 ) -> None:
     secret = await store.create("reports")
     await keyring.caller(f"Bearer {secret}")
-    await records.dispose()
+    await database.close(records)
     for path in list(tmp_path.glob("homescope.db*")):  # noqa: ASYNC240
         path.write_bytes(b"not a database any more" * 300)
     clock.pass_(seconds=30)

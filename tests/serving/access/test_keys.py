@@ -17,7 +17,7 @@ async def records(tmp_path: Path) -> AsyncGenerator[AsyncEngine, None]:
     engine = database.at(tmp_path)
     await database.create_tables(engine, tmp_path)
     yield engine
-    await engine.dispose()
+    await database.close(engine)
 
 
 def mode(path: Path) -> int:

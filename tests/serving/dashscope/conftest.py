@@ -20,4 +20,4 @@ async def parts(tmp_path: Path) -> AsyncGenerator[Parts, None]:
     policies = Policies(Signer(records), MAX_BYTES, clock=clock)
     yield Parts(Uploads(records, store, clock=clock), policies, tmp_path / "objects", clock)
     await store.aclose()
-    await records.dispose()
+    await database.close(records)

@@ -80,7 +80,7 @@ async def test_a_missing_file_is_a_400(client: httpx.AsyncClient, method: str) -
 async def test_a_key_sees_only_its_own_files(client: httpx.AsyncClient, settings: Settings) -> None:
     records = database.at(settings.data)
     headers = {"authorization": f"Bearer {await KeyStore(records).create('other')}"}
-    await records.dispose()
+    await database.close(records)
     (file,) = (await send(client, ("a", b"1")))["uploaded_files"]
     path = f"/api/v1/files/{file['file_id']}"
     assert (await client.get("/api/v1/files", headers=headers)).json()["data"]["total"] == 0
@@ -238,7 +238,7 @@ async def test_a_link_ends_after_a_day(tmp_path: Path) -> None:
     clock.now += 1
     with pytest.raises(Refusal, match="Request has expired"):
         await links.owner("file-1", query)
-    await records.dispose()
+    await database.close(records)
 
 
 # Models
@@ -262,7 +262,7 @@ async def test_models(client: httpx.AsyncClient, settings: Settings) -> None:
 async def test_files_need_their_scope(client: httpx.AsyncClient, settings: Settings, method: str, path: str) -> None:
     records = database.at(settings.data)
     secret = await KeyStore(records).create("chat", Grant(scopes=frozenset({"text-generation"})))
-    await records.dispose()
+    await database.close(records)
     client.headers["authorization"] = f"Bearer {secret}"
     answer = await client.request(method, path)
     assert answer.status_code == 403

@@ -42,7 +42,7 @@ async def test_a_policy_survives_a_restart(parts: Parts, tmp_path: Path) -> None
     records = database.at(tmp_path)
     again = Policies(Signer(records), MAX_BYTES, clock=parts.clock)
     assert (await again.check(fields, "")).owner == "me"
-    await records.dispose()
+    await database.close(records)
 
 
 async def test_an_account_has_its_own_folder(parts: Parts) -> None:

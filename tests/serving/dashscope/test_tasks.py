@@ -157,7 +157,7 @@ async def test_a_stream_asked_for_too_becomes_a_task(client: httpx.AsyncClient) 
 async def test_a_key_sees_its_own_tasks_only(client: httpx.AsyncClient, engine: FakeEngine, settings: Settings) -> None:
     records = database.at(settings.data)
     stranger = {"authorization": f"Bearer {await KeyStore(records).create('stranger')}"}
-    await records.dispose()
+    await database.close(records)
     running_id, gate = await held(client, engine)
     waiting_id = await accepted(client)
     for task_id in (running_id, waiting_id):
@@ -285,7 +285,7 @@ async def test_an_ended_task_is_kept_for_a_day(settings: Settings, engine: FakeE
             now[0] += passed
             assert (await state(client, job.id))["output"]["task_status"] == expected
         assert (await client.get(TASKS)).json()["total"] == 0
-    await records.dispose()
+    await database.close(records)
 
 
 async def test_many_images_and_a_video_become_a_task(client: httpx.AsyncClient, engine: FakeEngine) -> None:

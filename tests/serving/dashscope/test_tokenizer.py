@@ -114,7 +114,7 @@ async def test_the_key_has_limits_and_needs_a_scope_here_too(client: httpx.Async
     store = KeyStore(records)
     limited = await store.create("limited", Grant(quota=Quota(rpm=1)))
     narrow = await store.create("narrow", Grant(scopes=frozenset({"files"})))
-    await records.dispose()
+    await database.close(records)
     client.headers["authorization"] = f"Bearer {limited}"
     assert (await ask(client, input={"prompt": "a"})).status_code == 200
     refused = await ask(client, input={"prompt": "a"})

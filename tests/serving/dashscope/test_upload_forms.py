@@ -75,7 +75,7 @@ async def test_a_certificate_needs_a_key(client: httpx.AsyncClient) -> None:
 async def test_another_keys_upload_is_refused(client: httpx.AsyncClient, settings: Settings) -> None:
     records = database.at(settings.data)
     other = await KeyStore(records).create("other")
-    await records.dispose()
+    await database.close(records)
     fields = form(await certificate(client), "a.png")
     await post(client, fields, picture())
     answer = await ask(client, "oss://" + fields["key"], authorization=f"Bearer {other}")

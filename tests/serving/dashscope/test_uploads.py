@@ -74,7 +74,7 @@ async def test_no_key_takes_the_disk_from_the_others(parts: Parts) -> None:
     parts.clock.now += LIFETIME_S + 1
     await uploads.keep("d/b", "me", MODEL, pieces(b"0"), MAX_BYTES)
     await store.aclose()
-    await records.dispose()
+    await database.close(records)
 
 
 async def test_a_large_upload_is_never_held_whole(parts: Parts) -> None:

@@ -100,7 +100,7 @@ async def test_each_route_asks_for_its_scope(
 ) -> None:
     records = database.at(settings.data)
     secret = await KeyStore(records).create("narrow", Grant(scopes=frozenset({"admin"})))
-    await records.dispose()
+    await database.close(records)
     refused = await client.request(method, path, headers={"authorization": f"Bearer {secret}"})
     assert refused.status_code == 403
     native = path.startswith("/api/")
@@ -114,7 +114,7 @@ async def test_the_image_policy_of_a_key_holds_for_a_whole_request(
 ) -> None:
     records = database.at(settings.data)
     secret = await KeyStore(records).create("narrow", Grant(images=ImagePolicy(pixels=100)))
-    await records.dispose()
+    await database.close(records)
     body = chat(user({"image": data_uri(picture())}, "what?"))
     refused = await client.post(PATH, json=body, headers={"authorization": f"Bearer {secret}"})
     assert (refused.status_code, refused.json()["code"]) == (403, "AccessDenied")
@@ -124,7 +124,7 @@ async def test_the_image_policy_of_a_key_holds_for_a_whole_request(
 async def test_a_frame_of_a_list_is_an_image_to_the_policy(client: httpx.AsyncClient, settings: Settings) -> None:
     records = database.at(settings.data)
     secret = await KeyStore(records).create("narrow", Grant(images=ImagePolicy(formats=("JPEG",))))
-    await records.dispose()
+    await database.close(records)
     body = chat(user({"video": [data_uri(picture())] * 4}, "what?"))
     refused = await client.post(PATH, json=body, headers={"authorization": f"Bearer {secret}"})
     assert refused.status_code == 403
@@ -137,7 +137,7 @@ async def test_a_key_for_batches_alone_has_nothing_answered(
 ) -> None:
     records = database.at(settings.data)
     secret = await KeyStore(records).create("narrow", Grant(scopes=frozenset(scopes)))
-    await records.dispose()
+    await database.close(records)
     body = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     refused = await client.post("/v1/batches", json=body, headers={"authorization": f"Bearer {secret}"})
     assert refused.status_code == 403

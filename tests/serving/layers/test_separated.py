@@ -25,7 +25,7 @@ QUESTION = chat(user({"image": data_uri(picture())}, "What is this?"))
 async def other(settings: Settings, key: str) -> str:
     records = database.at(settings.data)
     secret = await KeyStore(records).create("other")
-    await records.dispose()
+    await database.close(records)
     return secret
 
 

@@ -47,7 +47,7 @@ async def kept(settings: Settings) -> list[dict[str, Any]]:
     try:
         return [record async for record in export(engine, 0, 1 << 62)]
     finally:
-        await engine.dispose()
+        await database.close(engine)
 
 
 async def key_with(settings: Settings, grant: Grant) -> str:
@@ -56,7 +56,7 @@ async def key_with(settings: Settings, grant: Grant) -> str:
     try:
         return await KeyStore(engine).create("kept", grant)
     finally:
-        await engine.dispose()
+        await database.close(engine)
 
 
 @asynccontextmanager
@@ -186,7 +186,7 @@ async def test_records_wait_while_the_database_is_away(settings: Settings, engin
             (spool,) = (settings.data / "records").glob("*.jsonl")
             assert spool.stat().st_size > 0
             await connection.rollback()
-        await held.dispose()
+        await database.close(held)
     assert len(await kept(settings)) == 2
 
 
@@ -212,7 +212,7 @@ async def test_what_a_killed_server_left_behind_is_found_by_the_next(
     for _ in range(2):
         await Recorder(engine, None, tmp_path / "records", days=1).adopt()
     found = [record["request_id"] async for record in export(engine, 0, 1 << 62)]
-    await engine.dispose()
+    await database.close(engine)
     assert promised <= set(found)
     assert len(found) == len(set(found))
 
@@ -260,7 +260,7 @@ async def test_old_records_go_with_their_originals(
     with pytest.raises(ObjectNotFound):
         await store.size("originals/a")
     assert await store.size("originals/b") == 5
-    await engine.dispose()
+    await database.close(engine)
     await store.aclose()
 
 

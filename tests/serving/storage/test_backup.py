@@ -21,7 +21,7 @@ async def data(tmp_path: Path) -> Path:
     records = database.at(folder)
     await database.create_tables(records, folder)
     await KeyStore(records).create("first")
-    await records.dispose()
+    await database.close(records)
     (folder / "objects" / "file").mkdir(parents=True)
     (folder / "objects" / "file" / "one").write_bytes(b"x" * 1000)
     (folder / "objects" / "file" / "half#1").write_bytes(b"being written")
@@ -39,14 +39,14 @@ async def test_what_was_saved_while_the_server_wrote_is_put_back(data: Path, tmp
         done = run(data, "backup", str(tmp_path / "b.tar.gz"))
         assert (done.exit_code, "1 files" in done.output) == (0, True)
         await KeyStore(records).create("too late")
-    await records.dispose()
+    await database.close(records)
     done = run(tmp_path / "new", "restore", str(tmp_path / "b.tar.gz"))
     assert done.exit_code == 0, done.output
     restored = database.at(tmp_path / "new")
     await database.create_tables(restored, tmp_path / "new")
     assert (await Keyring(KeyStore(restored)).caller(f"Bearer {secret}")).name == "second"
     assert [key.name for key in await KeyStore(restored).all()] == ["first", "second"]
-    await restored.dispose()
+    await database.close(restored)
     assert [path.name for path in (tmp_path / "new" / "objects").rglob("*") if path.is_file()] == ["one"]
     assert (tmp_path / "b.tar.gz").stat().st_mode & 0o77 == 0
 

@@ -34,7 +34,7 @@ async def claims(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -
     engine = database.at(tmp_path, url)
     await database.create_tables(engine, tmp_path)
     yield Claims(engine, lifetime=3600, clock=clock)
-    await engine.dispose()
+    await database.close(engine)
 
 
 async def taken(claims: Claims, name: str = "n", digest: bytes = DIGEST, owner: str = "me") -> Claim:

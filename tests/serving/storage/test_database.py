@@ -35,7 +35,7 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 async def engine(url: str | None, tmp_path: Path) -> AsyncGenerator[AsyncEngine, None]:
     made = database.at(tmp_path, url)
     yield made
-    await made.dispose()
+    await database.close(made)
 
 
 def differences(connection: Connection) -> list[object]:
@@ -75,7 +75,7 @@ async def test_servers_that_start_together_do_not_collide(url: str | None, tmp_p
     secret = await KeyStore(engines[0]).create("one")
     assert (await Keyring(KeyStore(engines[5])).caller(f"Bearer {secret}")).name == "one"
     for engine in engines:
-        await engine.dispose()
+        await database.close(engine)
 
 
 def test_the_newest_step_is_the_last_one() -> None:

@@ -48,7 +48,7 @@ async def records(tmp_path: Path) -> AsyncGenerator[AsyncEngine, None]:
     records = database.at(tmp_path)
     await database.create_tables(records, tmp_path)
     yield records
-    await records.dispose()
+    await database.close(records)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ async def null_client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGe
     records = database.at(tmp_path, url)
     await database.create_tables(records, tmp_path)
     key = await KeyStore(records).create("test")
-    await records.dispose()
+    await database.close(records)
     app = create_app(settings, FakeEngine())
     headers = {"authorization": f"Bearer {key}"}
     async with (

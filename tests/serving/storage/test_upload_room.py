@@ -39,4 +39,4 @@ async def test_uploads_at_the_same_time_do_not_get_beyond_the_quota_together(set
         await uploads.keep("d/d", "them", MODEL, pieces(bytes(20)), MAX_BYTES)
     await uploads.keep("d/b", "me", MODEL, pieces(bytes(10)), MAX_BYTES)
     await store.aclose()
-    await records.dispose()
+    await database.close(records)
