@@ -84,7 +84,7 @@ async def measured(folder: Path, count: int, seed: int, turned: Iterable[int]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description="Figures and captions found on scanned pages.")
     parser.add_argument("--count", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=5501, help="nothing was tuned on the default")
+    parser.add_argument("--seed", type=int, default=5501, help="of the reports and of the scanner")
     parser.add_argument("--turned", type=int, nargs="+", default=[0], help="turns to draw from, degrees clockwise")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/documents_scans.json"))
     options = parser.parse_args()
