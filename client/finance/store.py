@@ -264,6 +264,10 @@ def _engine(url: str) -> AsyncEngine:
             "(for PostgreSQL: pip install asyncpg)"
         ) from error
     if engine.dialect.name == "sqlite":
+        # aiosqlite's thread may outlive the loop when it cannot connect, and print a traceback.
+        folder = Path(engine.url.database or ".").parent
+        if not folder.is_dir():
+            raise ConfigurationError(f"the database {url} cannot be used: there is no folder {folder}")
         event.listen(engine.sync_engine, "connect", _prepare)
     return engine
 
