@@ -1,4 +1,4 @@
-"""Writes prometheus-rule.yaml from docker/prometheus/alerts.yaml: python k8s/components/monitoring/prometheus_rule.py"""
+"""Writes prometheus-rule.yaml from docker/prometheus/alerts.yaml: run this file."""
 
 from pathlib import Path
 
