@@ -33,10 +33,10 @@ class Tree:
 
     def cpu_s(self) -> float:
         """User and system time so far."""
-        return sum(times.user + times.system for times in self._each(psutil.Process.cpu_times))
+        return float(sum(times.user + times.system for times in self._each(psutil.Process.cpu_times)))
 
     def rss_mb(self) -> float:
-        return sum(info.rss for info in self._each(psutil.Process.memory_info)) / 1e6
+        return float(sum(info.rss for info in self._each(psutil.Process.memory_info))) / 1e6
 
     def _each(self, measure: Callable[[psutil.Process], Any]) -> Iterator[Any]:
         for process in [self.root, *self.root.children(recursive=True)]:
