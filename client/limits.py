@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from client.errors import ConfigurationError
+from client.sqlite import write_ahead
 
 _CLOUD = (".aliyuncs.com",)
 _FIRST_GUESS = 1_500.0
@@ -77,7 +78,7 @@ class Limits:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            write_ahead(self._db, within=10)
             self._db.execute("PRAGMA synchronous = OFF")  # what a power cut takes is a minute's counting
             self._db.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:

@@ -18,6 +18,7 @@ from client.finance.lock import alone
 from client.finance.rules import Alert
 from client.finance.series import Flag, Point, Series
 from client.finance.tables import VIEWS, alerts, documents, figures, flags, metadata, points, readings
+from client.sqlite import write_ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,8 @@ def _with_driver(url: URL) -> URL:
 
 def _prepare(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "foreign_keys = ON", "busy_timeout = 10000"):
+    write_ahead(cursor, within=10)
+    for pragma in ("foreign_keys = ON", "busy_timeout = 10000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from client.errors import ConfigurationError
 from client.models import Record, from_json, state, to_json
 from client.pipeline.models import ENDED, Counts, Work
+from client.sqlite import write_ahead
 
 _metadata = sql.MetaData()
 _work = sql.Table(
@@ -269,7 +270,7 @@ def _engine(url: str | Path) -> AsyncEngine:
 def _configure(connection: Any, _: Any) -> None:
     """A kill loses nothing that was committed; a loss of power may lose the last answers, which are asked for again."""
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    write_ahead(cursor, within=30)
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 

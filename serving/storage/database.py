@@ -35,6 +35,8 @@ TABLES = (
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 30.0
 """Seconds that PostgreSQL is waited for."""
+BUSY_MS = 5000
+"""That another writer of a SQLite file is waited for."""
 CLOSE_WITHIN = 10.0
 """Seconds that what still runs on a SQLite file is waited for; a lock is waited for at most half as long."""
 UPGRADE_LOCK = 0x686F6D65
@@ -50,8 +52,21 @@ class _Durable(sqlite3.Connection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        for setting in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL"):
-            self.execute(f"PRAGMA {setting}").close()
+        self.execute(f"PRAGMA busy_timeout={BUSY_MS}").close()
+        self._write_ahead()
+        self.execute("PRAGMA synchronous=FULL").close()
+
+    def _write_ahead(self) -> None:
+        """SQLite refuses this statement at once where another process writes, whatever the busy time-out."""
+        until = time.monotonic() + BUSY_MS / 1000
+        while True:
+            try:
+                self.execute("PRAGMA journal_mode=WAL").close()
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
 
 
 def at(folder: Path, url: str | None = None) -> AsyncEngine:
@@ -136,7 +151,7 @@ def _lock(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA busy_timeout={UPGRADE_WITHIN_MS}")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        connection.exec_driver_sql("PRAGMA busy_timeout=5000")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_MS}")
     else:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
 

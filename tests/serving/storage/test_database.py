@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sqlite3
+import threading
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,17 @@ async def test_servers_that_start_together_do_not_collide(url: str | None, tmp_p
     assert (await Keyring(KeyStore(engines[5])).caller(f"Bearer {secret}")).name == "one"
     for engine in engines:
         await database.close(engine)
+
+
+async def test_a_server_that_finds_another_at_a_new_file_waits_for_it(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "homescope.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ends = threading.Timer(0.1, other.rollback)
+        ends.start()
+        engine = database.at(tmp_path)
+        await database.create_tables(engine, tmp_path)
+        await database.close(engine)
+        ends.join()
 
 
 def test_the_newest_step_is_the_last_one() -> None:
