@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import asyncio
-import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +22,7 @@ from client.errors import (
     UnusableImage,
 )
 from client.estimate import Estimate, estimate
+from client.interrupt import interruptible
 from client.ledger import Ledger
 from client.limits import Quota
 from client.models import Done, Failed, Job, Record
@@ -199,7 +197,7 @@ async def _asked(batch: Batch, plan: Plan, console: Console) -> HomescopeError |
     shown = None if plan.quiet else console
     progress = Progress(batch, shown, plan.count, price=plan.price, heartbeat=heartbeat)
     try:
-        with _interruptible(batch, console):
+        with interruptible(batch, lambda: _told(batch, console)):
             if plan.quiet and heartbeat is None:
                 await batch.run(plan.questions())
             else:
@@ -210,26 +208,9 @@ async def _asked(batch: Batch, plan: Plan, console: Console) -> HomescopeError |
     return None
 
 
-@contextmanager
-def _interruptible(batch: Batch, console: Console) -> Iterator[None]:
-    """The first Ctrl-C lets finish what is in flight, the second drops it."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def interrupt() -> None:
-        if batch.stopping and task is not None:
-            task.cancel()
-            return
-        batch.stop()
-        if not console.is_terminal:
-            console.print(f"stopping: finishing {batch.pace.active} in flight, Ctrl-C again drops them")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+def _told(batch: Batch, console: Console) -> None:
+    if not console.is_terminal:  # the progress bar says it
+        console.print(f"stopping: finishing {batch.pace.active} in flight, Ctrl-C again drops them")
 
 
 def _summary(ledger: Ledger, plan: Plan, console: Console) -> Summary:

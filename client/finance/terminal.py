@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +17,14 @@ from client.finance.export import write_csv, write_parquet
 from client.finance.page import write_page
 from client.finance.store import Store
 from client.finance.work import Options, Read, Reports, Unread
+from client.interrupt import interruptible
 from client.pace import Pace
 from client.progress import duration
 from client.session import Session
 from client.terminal import INTERRUPTED, SOME_FAILED, UNUSABLE, complain
 
 PLAIN_INTERVAL = 10.0
+STOPPING = "stopping: finishing what is in flight, Ctrl-C again drops it"
 _SHOWN_PROBLEMS = 10
 
 
@@ -55,7 +56,7 @@ async def run(session: Session, plan: Plan) -> int:
         reports = Reports(
             session, store, plan.options, Pace(plan.concurrency), lambda event: _tell(event, plan, console, out)
         )
-        with _interruptible(reports, console):
+        with interruptible(reports, lambda: console.print(STOPPING)):
             async with _progress(reports, plan, console, began):
                 await reports.run(plan.documents)
         await _write(plan, store, reports)
@@ -174,24 +175,3 @@ async def _tick(reports: Reports, plan: Plan, console: Console, began: float) ->
     while True:
         await asyncio.sleep(PLAIN_INTERVAL)
         console.print(_line(reports, plan, began), markup=False)
-
-
-@contextmanager
-def _interruptible(reports: Reports, console: Console) -> Iterator[None]:
-    """The first Ctrl-C lets finish what is in flight, the second drops it."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def interrupt() -> None:
-        if reports.stopping and task is not None:
-            task.cancel()
-            return
-        reports.stop()
-        console.print("stopping: finishing what is in flight, Ctrl-C again drops it")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

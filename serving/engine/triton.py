@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from serving.engine import answer, chat
 from serving.engine.refusals import DYING, RETRY_AFTER, refusal
-from serving.engine.vllm import KEEP_ALIVE, PROBE_TIMEOUT, translated
+from serving.engine.remote import PROBE_TIMEOUT, Remote, Whole, translated
 from serving.errors import EngineUnavailable, GenerationFailed, InvalidRequest
 from serving.generation import Chunk, FinishReason, Generation, Image, Message, Text, Usage, Video
 
@@ -52,20 +52,20 @@ def is_triton(url: str) -> bool:
     return url.startswith(SCHEME)
 
 
-class Triton:
+class Triton(Remote):
     """One model of one Triton server. Closing the generator closes the connection, which cancels it in the backend."""
 
     def __init__(self, url: str) -> None:
         """`url` is triton+http://host:port/MODEL."""
+        super().__init__()
         base, _, self._model = url.removeprefix("triton+").rstrip("/").rpartition("/")
         self._base = f"{base}/v2"
-        self._session: aiohttp.ClientSession | None = None
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         asked = body(generation)
         with translated(self._base):
             url = f"{self._base}/models/{self._model}/generate_stream"
-            async with self._http.post(url, data=asked, headers={"content-type": "application/json"}) as response:
+            async with self._http.post(url, data=Whole(asked)) as response:
                 if response.status != 200:
                     raise refused(response.status, await response.read())
                 async with aclosing(_chunks(response.content, generation)) as chunks:
@@ -79,25 +79,6 @@ class Triton:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError, EngineUnavailable):
             return False
-
-    async def start(self) -> None:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
-            )
-
-    async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    @property
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise EngineUnavailable(retry_after=RETRY_AFTER)
-        return self._session
 
 
 def body(generation: Generation) -> bytes:

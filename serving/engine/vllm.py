@@ -1,28 +1,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractStreamWriter
 from msgspec import Struct
 
 from serving.engine import answer, chat
 from serving.engine.refusals import RETRY_AFTER as RETRY_AFTER
 from serving.engine.refusals import OptionRefused, message, refusal
+from serving.engine.remote import PROBE_TIMEOUT, Remote, Whole, translated
 from serving.engine.tokens import Tokens, readable
 from serving.errors import ContextTooLong, EngineUnavailable, GenerationFailed
 from serving.generation import Chunk, Generation
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE = 4
-"""Seconds. vLLM closes idle connections after 5: reusing one at that moment would fail a request for nothing."""
-LARGE = 1 << 18
-"""Bytes of a body that does not travel with its headers."""
-PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 TOKENIZE_TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 
@@ -43,15 +38,14 @@ _tokens_decoder = msgspec.json.Decoder(_Tokens)
 _models_decoder = msgspec.json.Decoder(_Models)
 
 
-class VLLM:
+class VLLM(Remote):
     """One vLLM server, by its OpenAI API. Always streams: closing the generator closes the connection, which is how
     vLLM learns that nobody wants the rest."""
 
     def __init__(self, url: str, *, key: str | None = None) -> None:
         """`url` with or without the trailing `/v1`."""
+        super().__init__({"authorization": f"Bearer {key}"} if key else {})
         self._url = url.rstrip("/").removesuffix("/v1")
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._session: aiohttp.ClientSession | None = None
         self._model: str | None = None
         self._lacks: set[str] = set()
         """Options that this engine has refused."""
@@ -100,29 +94,6 @@ class VLLM:
             return False
         return True
 
-    async def start(self) -> None:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                timeout=timeout,
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("accept", "accept-encoding", "user-agent"),
-            )
-
-    async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    @property
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise EngineUnavailable(retry_after=RETRY_AFTER)
-        return self._session
-
     async def _find_model(self) -> str:
         """The engine's own name for its model, asked again whenever it is probed: a restart may bring another."""
         async with self._http.get(f"{self._url}/v1/models", timeout=PROBE_TIMEOUT) as response:
@@ -144,36 +115,8 @@ class VLLM:
         return await self._post(chat.body(generation, model, without=self._lacks | {"max_tokens"}))
 
     async def _post(self, body: bytes) -> aiohttp.ClientResponse:
-        response = await self._http.post(f"{self._url}/v1/chat/completions", data=_Whole(body))
+        response = await self._http.post(f"{self._url}/v1/chat/completions", data=Whole(body))
         if response.status == 200:
             return response
         async with response:
             raise refusal(response.status, message(await response.read()))
-
-
-class _Whole(aiohttp.BytesPayload):
-    """A body written in one piece, as it is. aiohttp warns about large ones, for fear of a long copy, and joins each
-    with its headers, which is such a copy; headers of a large one are written before it."""
-
-    def __init__(self, body: bytes) -> None:
-        aiohttp.Payload.__init__(self, body, content_type="application/json")
-        self._size = len(body)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        if len(self._value) >= LARGE:
-            writer.send_headers()
-        await writer.write(self._value)
-
-
-@contextmanager
-def translated(url: str) -> Generator[None, None, None]:
-    """Errors of the transport and of the engine's answers as errors of the server."""
-    try:
-        yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        log.warning("engine at %s is unavailable: %r", url, error)
-        raise EngineUnavailable(retry_after=RETRY_AFTER) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        # Not the error itself: one about an encoding quotes the answer.
-        log.warning("engine at %s answered what is no event: %s", url, type(error).__name__)
-        raise GenerationFailed from error

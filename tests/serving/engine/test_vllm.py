@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from serving.engine.refusals import refusal as refusal_of
-from serving.engine.vllm import VLLM, translated
+from serving.engine.remote import translated
+from serving.engine.vllm import VLLM
 from serving.errors import (
     ContextTooLong,
     EngineUnavailable,
