@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.engine import vision_operators
-from serving.engine.orphans import PARENT_PID, die_with_parent
+from serving.engine.orphans import die_with_parent, die_with_starter
 
 ENGINE_THREADS = "ENGINE_THREADS"
 """How many threads compute the model on a CPU; OMP_NUM_THREADS is 1 until the engine is a process of its own."""
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    die_with_parent(int(os.environ[PARENT_PID]) if __name__ == "__main__" and PARENT_PID in os.environ else None)
+    die_with_starter()
     vision_operators.define_missing()
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import tempfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from serving.engine.orphans import PARENT_PID, die_with_parent
+from serving.engine.orphans import die_with_starter
 
-CHILD = "from serving.engine.orphans import die_with_parent; die_with_parent(); import time; time.sleep(60)"
+CHILD = "from serving.engine.orphans import die_with_starter; die_with_starter(); import time; time.sleep(60)"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(folder: Path, host: str, port: int) -> None:
-    die_with_parent(int(os.environ[PARENT_PID]))
+    die_with_starter()
     with (folder / "started").open("a") as started:
         started.write(f"{os.getpid()}\n")
     scripts = (folder / "starts.jsonl").read_text().splitlines()
