@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -18,6 +19,21 @@ class Turns(Generic[Item]):
 
     def __bool__(self) -> bool:
         return bool(self._lines)
+
+    def __iter__(self) -> Iterator[Item]:
+        """All who wait, in the order of their turns."""
+        longest = max(map(len, self._lines.values()), default=0)
+        return (line[number] for number in range(longest) for line in self._lines.values() if number < len(line))
+
+    def before(self, holder: str) -> int:
+        """How many have their turn before the next one that the holder adds."""
+        own, ahead = self.of(holder), 0
+        last_round = own + 1
+        for other, line in self._lines.items():
+            if other == holder:
+                last_round = own  # who comes after the holder in a round has one turn less before it
+            ahead += min(len(line), last_round)
+        return ahead
 
     def of(self, holder: str) -> int:
         """How many wait in the holder's line."""

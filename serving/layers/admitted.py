@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from serving.engine import work
 from serving.engine.base import Engine
-from serving.errors import Overloaded
 from serving.generation import Chunk, Generation
-from serving.layers.gate import RETRY_AFTER, Gate, Ticket
+from serving.layers.gate import Gate, Ticket
 from serving.layers.layer import Layer
 
 UNBOUNDED = 2**62
@@ -29,18 +28,19 @@ class Admitted(Layer):
         max_queued: int,
         queue_timeout: float,
         max_pixels: int = UNBOUNDED,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`queue_timeout` in seconds; a generation that waited for so long is refused as if the queue were full."""
+        """`queue_timeout` in seconds: an interactive generation that is expected to wait for longer is refused at once,
+        and one that has waited for so long after all is refused then."""
         super().__init__(engine)
-        self.gate = Gate(max_in_flight, max_pixels, max_queued)
-        self._queue_timeout = queue_timeout
+        self.gate = Gate(max_in_flight, max_pixels, max_queued, queue_timeout, clock)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         generation.timeline.queued = time.monotonic()
         ticket = self.gate.enter(work.pixels(generation), generation.priority, generation.caller.key_id)
         try:
             if ticket.turn is not None:
-                await self._turn(ticket)
+                await self._turn(ticket, ticket.turn)
             generation.timeline.admitted = time.monotonic()
             async with aclosing(self._engine.generate(generation)) as chunks:
                 async for chunk in chunks:
@@ -48,13 +48,13 @@ class Admitted(Layer):
         finally:
             self.gate.leave(ticket)
 
-    async def _turn(self, ticket: Ticket) -> None:
-        assert ticket.turn is not None
+    async def _turn(self, ticket: Ticket, turn: asyncio.Future[None]) -> None:
         try:
-            async with asyncio.timeout(self._queue_timeout):
-                await ticket.turn
+            async with asyncio.timeout(self.gate.patience_of(ticket.priority)):
+                await turn
         except TimeoutError:
-            raise Overloaded(retry_after=RETRY_AFTER) from None
+            if not ticket.inside:  # or its turn came in the same moment, and nobody else could use the place
+                raise self.gate.refusal(ticket, "waited") from None
 
     @property
     def queued(self) -> int:
