@@ -135,14 +135,18 @@ class Gate:
         return self.holds.until_free([now - each.since for each in self._inside], times) if times > 0 else 0.0
 
     def _times(self, before: list[Ticket], pixels: int) -> int:
-        """How many times a place comes free until those before and one more are in, each of mean pixels."""
-        places = self.in_flight + len(before) + 1 - self.max_in_flight
+        """How many times a place comes free until all before and one more are in, each with the mean pixels of those
+        inside, or else of those before."""
         if not self._inside:
             return 0
+        places = self.in_flight + len(before) + 1 - self.max_in_flight
         asked = min(pixels, self.max_pixels) + sum(min(each.pixels, self.max_pixels) for each in before)
         over = self.pixels + asked - self.max_pixels
-        mean = (self.pixels + asked) / (self.in_flight + len(before) + 1)
-        return max(places, math.ceil(over / mean)) if over > 0 else places
+        if over <= 0:
+            return places
+        if over <= self.pixels:
+            return max(places, math.ceil(over * self.in_flight / self.pixels))
+        return max(places, self.in_flight + math.ceil((over - self.pixels) * (len(before) + 1) / asked))
 
     def _make_room(self, ticket: Ticket) -> None:
         own, background = self._waiting[ticket.priority], self._waiting["background"]

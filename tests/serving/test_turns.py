@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from serving.turns import Turns
 
 
@@ -29,3 +32,17 @@ def test_who_leaves_is_not_served() -> None:
     assert turns.take_last("b") == "b1"
     assert served(turns) == "a2"
     assert not turns
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=20), st.integers(0, 20), st.sampled_from("abcd"))
+def test_how_many_come_before_is_how_many_are_served_before(adds: list[str], taken: int, holder: str) -> None:
+    turns: Turns[str] = Turns()
+    for number, each in enumerate(adds):
+        turns.add(each, f"{each}{number}")
+    for _ in range(min(taken, len(turns))):
+        turns.take(turns.first[0])
+    foretold, before = list(turns), turns.before(holder)
+    turns.add(holder, "new")
+    order = served(turns).split()
+    assert order.index("new") == before
+    assert [item for item in order if item != "new"] == foretold

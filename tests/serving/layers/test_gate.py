@@ -8,36 +8,64 @@ from hypothesis import strategies as st
 
 from serving.errors import Overloaded
 from serving.generation import Priority
-from serving.layers.gate import Gate, Ticket
+from serving.layers.forecast import FEW
+from serving.layers.gate import BACKGROUND_PATIENCE, LONGEST_RETRY_AFTER, Gate, Ticket
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "background")
 ENTRIES = st.tuples(st.integers(0, 12), st.sampled_from(PRIORITIES))
-STEPS = st.lists(ENTRIES | st.integers(0, 20), max_size=60)
-"""Someone comes with so many pixels, or number N of those who are there leaves."""
+STEPS = st.lists(ENTRIES | st.integers(0, 20) | st.floats(0.0, 9.0), max_size=60)
+"""Someone comes with so many pixels, number N of those who are there leaves, or so many seconds pass."""
 
 
 class Model:
     """What a gate promises, told as plainly as it goes: who is inside, and in which order the others wait."""
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
+    def __init__(self, max_in_flight: int, max_pixels: int, max_queued: int, patience: float) -> None:
+        self.now = 0.0
+        self.gate = Gate(max_in_flight, max_pixels, max_queued, patience, lambda: self.now)
         self.there: list[Ticket] = []
 
     def enter(self, pixels: int, priority: Priority) -> None:
         background = self.gate.waiting("background")
         full = self.gate.queued == self.gate.max_queued
+        wait, refused = self.gate.expected_wait(pixels, priority), self.gate.refused.copy()
+        free = self.free(pixels, priority)
         try:
             ticket = self.gate.enter(pixels, priority)
-        except Overloaded:
+        except Overloaded as error:
+            refusal = error
+        else:
+            assert ticket.inside == free
+            self.there.append(ticket)
+            self.made_room(priority, full)
+            if wait is not None and not free:  # whoever is one further back waits no shorter
+                assert (self.gate.expected_wait(pixels, priority) or 0.0) >= wait - 1e-6
+            return
+        assert not free
+        assert refusal.retry_after in range(1, LONGEST_RETRY_AFTER + 1)
+        if self.gate.refused - refused == {("would_wait", priority): 1}:
+            assert priority == "interactive"
+            assert wait is not None
+            assert wait > self.gate.patience
+        else:
+            assert self.gate.refused - refused == {("full", priority): 1}
             assert full
             assert priority == "background" or not background
-            return
-        self.there.append(ticket)
+
+    def made_room(self, priority: Priority, full: bool) -> None:
         for refused in [each for each in self.there if each.turn and each.turn.done() and not each.inside]:
             assert full
             assert (priority, refused.priority) == ("interactive", "background")
             assert isinstance(refused.turn and refused.turn.exception(), Overloaded)
             self.there.remove(refused)
+
+    def free(self, pixels: int, priority: Priority) -> bool:
+        """Whether there is a place, and nobody before it."""
+        if self.gate.waiting("interactive") or (priority == "background" and self.gate.queued):
+            return False
+        inside = [ticket for ticket in self.there if ticket.inside]
+        fits = self.gate.pixels + pixels <= self.gate.max_pixels
+        return not inside or (len(inside) < self.gate.max_in_flight and fits)
 
     def leave(self, number: int) -> None:
         if self.there:
@@ -57,14 +85,20 @@ class Model:
             assert full or (inside and gate.pixels + first.pixels > gate.max_pixels)
 
 
-@given(STEPS, st.integers(1, 4), st.integers(1, 10), st.integers(0, 5))
+@given(STEPS, st.integers(1, 4), st.integers(1, 10), st.integers(0, 5), st.floats(0.1, 20.0))
 def test_what_a_gate_promises(
-    steps: list[tuple[int, Priority] | int], max_in_flight: int, max_pixels: int, max_queued: int
+    steps: list[tuple[int, Priority] | int | float],
+    max_in_flight: int,
+    max_pixels: int,
+    max_queued: int,
+    patience: float,
 ) -> None:
     async def play() -> None:
-        model = Model(Gate(max_in_flight, max_pixels, max_queued))
+        model = Model(max_in_flight, max_pixels, max_queued, patience)
         for step in steps:
-            if isinstance(step, int):
+            if isinstance(step, float):
+                model.now += step
+            elif isinstance(step, int):
                 model.leave(step)
             else:
                 model.enter(*step)
@@ -140,3 +174,95 @@ async def test_the_longest_line_of_a_full_queue_makes_room_for_another_key() -> 
         await swarm[2].turn
     with pytest.raises(Overloaded):  # lines of two and one: nobody has to make room
         gate.enter(1, "interactive", "other")
+
+
+def taught(*holds: float, places: int = 1, patience: float = 1.0, queued: int = 10) -> tuple[Gate, list[float]]:
+    """A gate that knows of these holds, and its clock."""
+    clock = [0.0]
+    gate = Gate(places, 1000, queued, patience, lambda: clock[0])
+    for hold in holds:
+        gate.holds.add(hold)
+    return gate, clock
+
+
+async def test_who_would_wait_too_long_is_refused_at_once() -> None:
+    gate, clock = taught(*[2.0] * FEW)
+    gate.enter(1, "interactive")
+    clock[0] = 0.9
+    with pytest.raises(Overloaded) as raised:
+        gate.enter(1, "interactive")
+    assert raised.value.retry_after == 2  # 1.1 seconds, and headers have no fractions
+    clock[0] = 1.1
+    assert not gate.enter(1, "interactive").inside
+    with pytest.raises(Overloaded) as raised:  # behind the one who waits: 2.9 s
+        gate.enter(1, "interactive")
+    assert raised.value.retry_after == 3
+    assert gate.refused == {("would_wait", "interactive"): 2}
+
+
+async def test_nobody_is_refused_on_a_guess() -> None:
+    gate, _ = taught(*[100.0] * (FEW - 1))
+    gate.enter(1, "interactive")
+    assert gate.expected_wait(1, "interactive") is None
+    assert not gate.enter(1, "interactive").inside
+
+
+async def test_background_waits_however_long_it_takes() -> None:
+    gate, _ = taught(*[100.0] * FEW, queued=2)
+    gate.enter(1, "interactive")
+    assert not gate.enter(1, "background").inside
+    with pytest.raises(Overloaded):
+        gate.enter(1, "interactive")
+    assert gate.waiting("background") == 1  # no room was made for one who would not have waited
+    assert not gate.enter(1, "background").inside
+    assert gate.patience_of("background") == BACKGROUND_PATIENCE
+
+
+async def test_the_wait_is_that_of_the_turn() -> None:
+    """Not of the length of the line: another key's turn comes sooner than the third one of the same."""
+    gate, _ = taught(*[2.0] * FEW, patience=100.0)
+    for _ in range(3):
+        gate.enter(1, "interactive", "swarm")
+    gate.enter(1, "background", "jobs")
+    waits = [gate.expected_wait(1, "interactive", holder) for holder in ("other", "swarm")]
+    assert waits == [pytest.approx(4.0), pytest.approx(6.0)]
+    assert gate.longest_wait == pytest.approx(6.0)
+    assert gate.expected_wait(1, "background", "others") == pytest.approx(8.0)
+
+
+async def test_a_large_one_waits_for_several_to_leave() -> None:
+    gate, clock = taught(*[2.0] * FEW, places=10, patience=100.0)
+    for _ in range(4):
+        gate.enter(250, "interactive")
+        clock[0] += 0.1
+    waits = [gate.expected_wait(pixels, "interactive") for pixels in (0, 250, 1000, 5000)]
+    assert waits == [0.0, pytest.approx(1.6), pytest.approx(1.9), pytest.approx(1.9)]
+
+
+async def test_one_that_hangs_does_not_look_about_to_end() -> None:
+    gate, clock = taught(*[2.0] * FEW)
+    gate.enter(1, "interactive")
+    waits = []
+    for clock[0] in (2.01, 3.0, 30.0):
+        waits.append(gate.expected_wait(1, "interactive"))
+    assert waits == [pytest.approx(0.01), pytest.approx(1.0), pytest.approx(28.0)]
+
+
+async def test_what_was_held_long_ago_is_forgotten() -> None:
+    gate, clock = taught(*[60.0] * 100, patience=5.0)
+    for _ in range(64):
+        inside = gate.enter(1, "interactive")
+        clock[0] += 1.0
+        gate.leave(inside)
+    gate.enter(1, "interactive")
+    assert gate.expected_wait(1, "interactive") == pytest.approx(1.0)
+
+
+async def test_who_has_to_make_room_is_counted() -> None:
+    gate, _ = taught(queued=1)
+    gate.enter(1, "interactive")
+    patient = gate.enter(1, "background")
+    gate.enter(1, "interactive")
+    assert patient.turn is not None
+    assert isinstance(patient.turn.exception(), Overloaded)
+    assert gate.refused == {("full", "background"): 1}
