@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,11 +17,12 @@ from serving.engine import work
 from serving.engine.base import Engine
 from serving.engine.pool import Pool
 from serving.errors import StorageUnavailable
-from serving.generation import Timeline, Usage
+from serving.generation import Priority, Timeline, Usage
 from serving.intake import INTAKE, Intake
 from serving.jobs.queue import Backlog
 from serving.layers.admitted import Admitted
 from serving.layers.cached import Cached
+from serving.layers.gate import REASONS
 from serving.layers.layer import within
 from serving.layers.limited import Limited
 from serving.settings import PRICE, Settings
@@ -175,6 +177,19 @@ def _admission(layer: Admitted) -> Iterator[Metric]:
     queued.add_metric(("background",), gate.waiting("background"))
     yield queued
     yield GaugeMetricFamily("homescope_queued_limit", "How many may wait", gate.max_queued)
+    yield GaugeMetricFamily(
+        "homescope_queue_expected_seconds",
+        "How long an interactive one behind all others would wait; none before places have come free",
+        gate.longest_wait,
+    )
+    refused = CounterMetricFamily(
+        "homescope_queue_refusals",
+        "Generations that got no place, because as many wait as may, they would have waited for too long, they have",
+        labels=("reason", "priority"),
+    )
+    for reason, priority in product(REASONS, get_args(Priority)):
+        refused.add_metric((reason, priority), gate.refused[reason, priority])
+    yield refused
 
 
 def _arms(layer: Cached) -> Metric:

@@ -11,15 +11,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-SEEN_BY_ALL = frozenset(
+GREATEST = frozenset(
     {
+        "homescope_queue_expected_seconds",
         "homescope_replica_ready",
         "homescope_jobs",
         "homescope_jobs_oldest_seconds",
         "homescope_webhooks_waiting",
     }
 )
-"""Gauges of what the processes share: each tells the whole. Of the others each tells its part."""
+"""Gauges of which the greatest is told: what the processes share, of which each tells the whole, and what does not add
+up. Of the others each tells its part."""
 
 Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -65,7 +67,7 @@ def _add(sums: dict[Key, float], family: Metric) -> None:
         key = _key(sample)
         if key not in sums:
             sums[key] = sample.value
-        elif family.name in SEEN_BY_ALL:
+        elif family.name in GREATEST:
             sums[key] = max(sums[key], sample.value)
         elif sample.name.endswith("_created"):
             sums[key] = min(sums[key], sample.value)

@@ -9,11 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
-from serving.errors import StorageUnavailable
+from serving.errors import Overloaded, StorageUnavailable
 from serving.generation import Caller
 from serving.jobs.job import Failure, NewJob
 from serving.jobs.leases import Leases
 from serving.jobs.queue import Backlog, Queue
+from serving.layers.admitted import Admitted
+from serving.layers.forecast import FEW
 from serving.metrics import Metrics
 from serving.server import listen, url_of
 from serving.settings import Settings
@@ -111,3 +113,28 @@ async def test_refusals_of_limits_are_counted(
         told = samples((await client.get(url_of(operators) + "/metrics")).text)
     assert statuses == [200, 429, 429]
     assert told["homescope_limit_refusals_total", "server", "requests"] == 2
+
+
+async def test_the_wait_for_a_place_and_who_got_none_are_told(engine: FakeEngine) -> None:
+    async def backlog() -> Backlog:
+        return Backlog()
+
+    now = 0.0
+    layer = Admitted(engine, max_in_flight=1, max_queued=1, queue_timeout=5, clock=lambda: now)
+    metrics = Metrics(layer, (), {}, backlog)
+    name, reasons = "homescope_queue_expected_seconds", "homescope_queue_refusals_total"
+    assert (name,) not in samples((await metrics.text()).decode())
+    for _ in range(FEW):
+        layer.gate.holds.add(4.0)
+    assert samples((await metrics.text()).decode())[name,] == 0.0
+    layer.gate.enter(0, "interactive")
+    layer.gate.enter(0, "interactive")
+    with pytest.raises(Overloaded):
+        layer.gate.enter(0, "interactive")
+    with pytest.raises(Overloaded):
+        layer.gate.enter(0, "background")
+    now = 1.0
+    told = samples((await metrics.text()).decode())
+    assert told[name,] == 7.0
+    assert told[reasons, "interactive", "would_wait"] == told[reasons, "background", "full"] == 1
+    assert told[reasons, "interactive", "waited"] == 0

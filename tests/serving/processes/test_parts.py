@@ -21,6 +21,7 @@ class Process:
         self.seconds = Histogram("homescope_stage_seconds", "s", buckets=(1, 5), registry=registry)
         self.in_flight = Gauge("homescope_in_flight", "f", registry=registry)
         self.jobs = Gauge("homescope_jobs", "j", ("state",), registry=registry)
+        self.wait = Gauge("homescope_queue_expected_seconds", "w", registry=registry)
         self._registry = registry
 
     def text(self) -> str:
@@ -38,6 +39,7 @@ def test_counters_and_parts_are_added_and_what_is_shared_is_not() -> None:
         process.seconds.observe(2)
         process.in_flight.set(4)
         process.jobs.labels("waiting").set(7)
+        process.wait.set(number)
         totals.tell(number, process.text())
     assert {
         'homescope_requests_total{model="m"} 6.0',
@@ -48,6 +50,7 @@ def test_counters_and_parts_are_added_and_what_is_shared_is_not() -> None:
         "homescope_stage_seconds_sum 4.0",
         "homescope_in_flight 8.0",
         'homescope_jobs{state="waiting"} 7.0',
+        "homescope_queue_expected_seconds 1.0",
     } == lines(totals)
     assert "# TYPE homescope_requests_total counter" in totals.text().decode()
     assert "# TYPE homescope_stage_seconds histogram" in totals.text().decode()
