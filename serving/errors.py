@@ -268,7 +268,7 @@ class RouteNotFound(ServingError):
 
 
 class Overloaded(ServingError):
-    """Raised when the queue is full, or a request waited in it for too long."""
+    """Raised when the queue is full, or a request waited in it for too long, or would."""
 
     status = 429
     code = "Throttling"

@@ -108,7 +108,11 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         default=512, ge=0, description="generations that wait for a place; more are refused with 429"
     )
-    queue_timeout: float = Field(default=60, gt=0, description="seconds that a generation waits for a place at most")
+    queue_timeout: float = Field(
+        default=60,
+        gt=0,
+        description="seconds that a generation waits for a place at most; one that would wait longer is refused at once",
+    )
     request_timeout: float = Field(
         default=300, gt=0, description="seconds that a request may take; then the answer is cut"
     )

@@ -89,7 +89,7 @@ async def _events(setting: Setting) -> dict[str, Any]:
 
 async def _half_load(setting: Setting) -> dict[str, Any]:
     chosen = [case for case in setting.cases if not case.stream and case.megabytes <= 1]
-    return {case.name: await measure.half_load(setting.peers, case, setting.turns, 5) for case in chosen}
+    return {case.name: await measure.half_load(setting.peers, case, setting.turns) for case in chosen}
 
 
 async def _memory(setting: Setting) -> dict[str, Any]:

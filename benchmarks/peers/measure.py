@@ -11,12 +11,14 @@ import itertools
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import Any
+
+import numpy as np
 
 from benchmarks.arrivals import poisson
 from benchmarks.dialects import Compatible, Dialect, Native
-from benchmarks.estimates import percentile
+from benchmarks.estimates import bootstrap, percentile
 from benchmarks.generator import Plan, Target, running
 from benchmarks.peers.stacks import Peer
 from benchmarks.processes import turn
@@ -25,6 +27,8 @@ from benchmarks.workload import Ask, Workload
 
 USERS = 4
 EVENTS = 100
+ENOUGH = 2000
+"""Requests for a p99: twenty are above it."""
 _WARM = 10
 
 
@@ -74,10 +78,14 @@ async def closed(peer: Peer, stream: bool, asks: list[Ask], users: int = USERS) 
     # A limit of requests in flight makes an open load, all of which is due at once, a closed one.
     async with running(target(peer, stream), Plan(limit=users), records.append) as generator:
         await generator.open(iter(asks), itertools.repeat(0.0, len(asks)))
+    _all_ok(peer, records)
+    return records
+
+
+def _all_ok(peer: Peer, records: list[Record]) -> None:
     failed = next((record for record in records if not record.ok), None)
     if failed is not None:
         raise PeerFailed(f"{peer.name}: {failed.outcome} (HTTP {failed.status})")
-    return records
 
 
 async def cpu_ms(peer: Peer, stream: bool, asks: list[Ask], users: int = USERS) -> float:
@@ -165,32 +173,58 @@ async def _stream_turn(peer: Peer, engine: str, asks: list[Ask]) -> dict[str, fl
     return {"us": (long - short) / (EVENTS - 1) * 1e3, "rate": len(records) * EVENTS / seconds}
 
 
-async def half_load(peers: list[Peer], case: Case, turns: int, seconds: float) -> dict[str, Any]:
-    """Latency at half of what the slowest peer can do, by an open load, beside the direct way at the same rate."""
-    rates = {}
-    sources = fresh(case, peers)
-    for peer in peers:
-        records = await closed(peer, case.stream, list(itertools.islice(sources[peer.name], case.requests)))
-        rates[peer.name] = len(records) / (max(each.end for each in records) / 1e9)
+async def half_load(peers: list[Peer], case: Case, turns: int, requests: int = ENOUGH) -> dict[str, Any]:
+    """Latency of each peer at half of what it can do, by an open load, beside the direct way at the same rate.
+
+    Both get the same pictures at the same times, in turns; `requests` is how many of each there are at least. Latency
+    counts from when a request was due. `late_p99` is how late the generator itself was, in milliseconds: above 5 the
+    machine is too busy to tell.
+    """
     result: dict[str, Any] = {}
     for peer in peers:
         if peer.name == "direct":
             continue
         pair = [peers[0], peer]
-        taken: dict[str, list[float]] = {each.name: [] for each in pair}
+        sources = fresh(case, pair)
+        rate = await _closed_rate(peer, case, sources[peer.name]) / 2
+        await closed(pair[0], case.stream, list(itertools.islice(sources["direct"], case.requests)))
+        taken: dict[str, list[Record]] = {each.name: [] for each in pair}
         for number in range(turns):
             for each in rotated(pair, number):
-                taken[each.name] += await _open(each, case, sources[each.name], rates[peer.name] / 2, seconds, number)
-        rows = against_direct({name: sorted(values) for name, values in taken.items()})
-        result[peer.name] = {"rate": round(rates[peer.name] / 2, 1), **rows[peer.name]}
+                asks = list(itertools.islice(sources[each.name], ceil(requests / turns)))
+                taken[each.name] += await _open(each, case, asks, rate, number)
+        result[peer.name] = {"rate": round(rate, 1), **_beside(taken["direct"], taken[peer.name])}
     return result
 
 
-async def _open(peer: Peer, case: Case, asks: Iterator[Ask], rate: float, seconds: float, seed: int) -> list[float]:
+async def _closed_rate(peer: Peer, case: Case, asks: Iterator[Ask]) -> float:
+    records = await closed(peer, case.stream, list(itertools.islice(asks, case.requests)))
+    return len(records) / (max(each.end for each in records) / 1e9)
+
+
+async def _open(peer: Peer, case: Case, asks: list[Ask], rate: float, seed: int) -> list[Record]:
+    """Sends each once, by Poisson arrivals; in the order in which they were due. Raises PeerFailed: who answers only
+    some of them is not slow, but overloaded."""
     records: list[Record] = []
     async with running(target(peer, case.stream), Plan(), records.append) as generator:
-        await generator.open(asks, poisson(rate, seconds, seed))
-    return [(each.end - each.intended) / 1e6 for each in records if each.ok]
+        await generator.open(iter(asks), poisson(rate, inf, seed))
+    _all_ok(peer, records)
+    return sorted(records, key=lambda record: record.number)
+
+
+def _beside(direct: list[Record], through: list[Record]) -> dict[str, Any]:
+    """Percentiles of the second, what they are above the first's, and how certain that is at p99 (95 %)."""
+    pairs = np.array([[each.end - each.intended for each in records] for records in (direct, through)]).T / 1e6
+    rows = against_direct({"direct": sorted(pairs[:, 0]), "through": sorted(pairs[:, 1])})
+    added = bootstrap(pairs, lambda drawn: float(np.subtract(*np.percentile(drawn[:, ::-1], 99, axis=0))), rounds=500)
+    late = sorted((each.sent - each.intended) / 1e6 for each in (*direct, *through))
+    return {
+        **rows["through"],
+        "added_p99_interval": [round(end, 3) for end in (added.low, added.high) if end is not None],
+        "direct_p99": rows["direct"]["p99"],
+        "requests": len(through),
+        "late_p99": round(percentile(late, 0.99), 3),
+    }
 
 
 async def memory(peers: list[Peer], requests: int) -> dict[str, Any]:
