@@ -4,9 +4,9 @@ from itertools import islice
 
 import pytest
 
-from benchmarks.peers.measure import CASES, Case, against_direct, cpu, fresh, rotated
+from benchmarks.peers.measure import CASES, Case, PeerFailed, against_direct, cpu, fresh, half_load, rotated
 from benchmarks.peers.stacks import MODEL, Peer
-from benchmarks.processes import mock_engine
+from benchmarks.processes import mock_engine, turn
 
 
 def peer(name: str, url: str = "http://127.0.0.1:1") -> Peer:
@@ -55,3 +55,21 @@ async def test_the_cpu_of_a_process_is_told_for_each_request() -> None:
 
     assert found["direct"]["median"] == 0.0
     assert 0.0 < found["other"]["median"] < 50.0
+
+
+@pytest.mark.timeout(120)
+async def test_at_half_load_both_get_as_many_requests_as_were_asked_for() -> None:
+    async with mock_engine("--pieces", "1") as (url, tree):
+        direct, other = peer("direct", url), Peer("other", url, "", MODEL, tree)
+        case = Case("", 0.005, False, 50)
+
+        found = (await half_load([direct, other], case, turns=3, requests=100))["other"]
+
+        assert found["requests"] == 102
+        assert found["added_p99"] == pytest.approx(found["p99"] - found["direct_p99"], abs=0.002)
+        low, high = found["added_p99_interval"]
+        assert low <= high
+
+        await turn(url, error={"500": 0.2})
+        with pytest.raises(PeerFailed, match="HTTP 500"):
+            await half_load([direct, other], case, turns=1, requests=50)
