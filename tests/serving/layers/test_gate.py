@@ -266,3 +266,52 @@ async def test_who_has_to_make_room_is_counted() -> None:
     assert patient.turn is not None
     assert isinstance(patient.turn.exception(), Overloaded)
     assert gate.refused == {("full", "background"): 1}
+
+
+ARRIVALS = st.lists(st.tuples(st.floats(0.0, 1.0), st.sampled_from("abc")), max_size=30)
+
+
+class Played:
+    """A gate whose places are all held for `HOLD` seconds each, by a clock that goes on as told."""
+
+    HOLD = 2.0
+
+    def __init__(self, places: int) -> None:
+        self.now = 0.0
+        self.gate = Gate(places, 1000, 1000, clock=lambda: self.now)
+        for _ in range(FEW):
+            self.gate.holds.add(self.HOLD)
+        self.there: list[Ticket] = []
+
+    def enter(self, holder: str) -> Ticket:
+        self.there.append(self.gate.enter(0, "interactive", holder))
+        return self.there[-1]
+
+    def to_next_end(self, until: float) -> None:
+        """To when the next one leaves, which it does, or to `until`."""
+        inside = [ticket for ticket in self.there if ticket.inside]
+        first = min(inside, key=lambda ticket: ticket.since, default=None)
+        if first is None or first.since + self.HOLD > until:
+            self.now = until
+            return
+        self.now = max(self.now, first.since + self.HOLD)
+        self.there.remove(first)
+        self.gate.leave(first)
+
+
+@given(ARRIVALS, st.integers(1, 5), st.sampled_from("abcd"))
+def test_of_equal_holds_each_waits_as_foretold(arrivals: list[tuple[float, str]], places: int, holder: str) -> None:
+    async def play() -> None:
+        played = Played(places)
+        for pause, other in arrivals:
+            until = played.now + pause
+            while played.now < until:
+                played.to_next_end(until)
+            played.enter(other)
+        came, wait = played.now, played.gate.expected_wait(0, "interactive", holder)
+        ticket = played.enter(holder)
+        while not ticket.inside:
+            played.to_next_end(float("inf"))
+        assert played.now - came == pytest.approx(wait, abs=1e-6)
+
+    asyncio.run(play())
