@@ -179,12 +179,9 @@ class Gate:
                 ticket.turn.set_result(None)
 
     def _fits(self, ticket: Ticket) -> bool:
-        return self._room(self.in_flight, self.pixels, ticket.pixels)
-
-    def _room(self, in_flight: int, pixels: int, further: int) -> bool:
-        if in_flight >= self.max_in_flight:
+        if self.in_flight >= self.max_in_flight:
             return False
-        return in_flight == 0 or pixels + further <= self.max_pixels
+        return self.in_flight == 0 or self.pixels + ticket.pixels <= self.max_pixels
 
     def _let_in(self, ticket: Ticket) -> None:
         ticket.inside = True
