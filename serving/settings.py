@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     queue_timeout: float = Field(
         default=60,
         gt=0,
-        description="seconds that a generation waits for a place at most; one that would wait longer is refused at once",
+        description="seconds that a generation waits for a place at most; who would wait longer is refused at once",
     )
     request_timeout: float = Field(
         default=300, gt=0, description="seconds that a request may take; then the answer is cut"

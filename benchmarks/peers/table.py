@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+LATE_MS = 5.0
+"""At p99: above it a result is the generator's own."""
+
 
 def shown(result: Mapping[str, Any], console: Console) -> None:
     """Prints every part that was measured."""
@@ -37,11 +40,14 @@ def _cpu(cases: Mapping[str, Any]) -> Table:
 def _latency(title: str, cases: Mapping[str, Any]) -> Table:
     table = _table(f"{title}: p50 / p99 (added p50 / p99)", cases)
     for name in _names(cases):
-        rows = [case[name] for case in cases.values()]
-        table.add_row(
-            name, *(f"{r['p50']:.1f} / {r['p99']:.1f} ({r['added_p50']:+.1f} / {r['added_p99']:+.1f})" for r in rows)
-        )
+        table.add_row(name, *(_row(case[name]) for case in cases.values()))
     return table
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    late = row.get("late_p99", 0.0)
+    verdict = f", INVALID: generator late by {late:.0f}" if late > LATE_MS else ""
+    return f"{row['p50']:.1f} / {row['p99']:.1f} ({row['added_p50']:+.1f} / {row['added_p99']:+.1f}{verdict})"
 
 
 def _plain(title: str, columns: Iterable[str], rows: Mapping[str, Any]) -> Table:
