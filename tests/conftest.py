@@ -1,5 +1,6 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -9,6 +10,7 @@ from serving.engine.hardware import detect
 from serving.engine.launch import Launcher
 from serving.engine.plan import plan
 from serving.settings import MODEL_NAMES
+from tests import rings
 
 ENGINE_STARTS_WITHIN_S = 420
 
@@ -22,6 +24,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance", "clients against the server (tests/conformance)")
     group.addoption("--target", choices=("local", "cloud"), default="local", help="what the clients talk to")
     group.addoption("--conformance-table", metavar="FILE", help="write the table of clients and flows to FILE")
+    group = parser.getgroup("rings", "rings of tests (tests/rings.py)")
+    group.addoption("--rings", type=int, choices=(2, 3, 4), default=rings.ALL, help="the first so many, all by default")
+
+
+GUARD = rings.Guard()
+
+
+@pytest.fixture(scope="session")
+def ring3() -> None:
+    """Asked for by every fixture that listens on a socket or starts a process: its tests are of ring three."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if rings.beyond(collection_path, config.getoption("--rings")) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if others := rings.select(items, config.getoption("--rings")):
+        config.hook.pytest_deselected(items=others)
+
+
+def _watched(item: pytest.Item) -> Generator[None, None, None]:
+    GUARD.begin(item)
+    try:
+        yield
+    finally:
+        done = GUARD.end()
+    if done:
+        pytest.fail(f"not of ring three, but {'; '.join(done)}: ask for the fixture ring3 or mark it so", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    return (yield from _watched(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    return (yield from _watched(item))
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ class Mock(Protocol):
 
 
 @pytest.fixture
-def mock() -> Mock:
+def mock(ring3: None) -> Mock:
     @asynccontextmanager
     async def start(knobs: Knobs) -> AsyncGenerator[tuple[str, Engine], None]:
         engine = Engine(knobs)

@@ -21,7 +21,7 @@ def png(number: int = 0, size: tuple[int, int] = (12, 10), kind: str = "PNG") ->
 
 
 @pytest.fixture(scope="session")
-def _listening() -> Iterator[Scripted]:
+def _listening(ring3: None) -> Iterator[Scripted]:
     with Scripted().running() as scripted:
         yield scripted
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
@@ -28,6 +27,7 @@ from client.sources import walk
 from tests.client import server as replies
 from tests.client.conftest import Folder, png
 from tests.client.server import Scripted
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(120)  # four starts of Python, each of which takes seconds on a busy machine
 ROOT = Path(__file__).parents[2]
@@ -100,8 +100,7 @@ class Homescope:
 
 @pytest.fixture
 async def homescope(tmp_path: Path) -> AsyncGenerator[Homescope, None]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     relay = Relay(port)
     listener = await asyncio.start_server(relay.carry, "127.0.0.1", 0)
     homescope = Homescope(tmp_path, port, relay, f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")

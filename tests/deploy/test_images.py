@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deploy.conftest import free_port
 from tests.deploy.processes import ROOT
 from tests.deploy.tools import program
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3600)]
 

@@ -25,9 +25,9 @@ from serving.metrics import STAGES, Metrics
 from serving.processes.operators import RESTARTS, UP
 from serving.server import listen, url_of
 from serving.settings import Settings
-from tests.deploy.conftest import free_port
 from tests.deploy.tools import program
 from tests.fakes import FakeEngine
+from tests.ports import free_port
 from tests.serving.conftest import listening
 
 FOLDER = Path(__file__).parents[2] / "docker"

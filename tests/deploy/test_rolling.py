@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.deploy.conftest import free_port
 from tests.deploy.processes import GATEWAY, Running, answers, start
+from tests.ports import free_port
 from tests.serving.conftest import PATH
 from tests.serving.wire import chat
 

@@ -26,8 +26,8 @@ from serving.engine.triton import Triton
 from serving.errors import ContextTooLong, EngineUnavailable, InvalidRequest
 from serving.generation import Caller, Chunk, Generation, Image, Message, ResponseFormat, Sampling, Text, Tools, Video
 from serving.settings import Settings
-from tests.deploy.conftest import free_port
 from tests.deploy.tools import environment
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 

@@ -109,6 +109,6 @@ async def listening(app: ASGIApp) -> AsyncGenerator[str, None]:
 
 
 @pytest.fixture
-async def server(settings: Settings, engine: FakeEngine, key: str) -> AsyncGenerator[Server, None]:
+async def server(settings: Settings, engine: FakeEngine, key: str, ring3: None) -> AsyncGenerator[Server, None]:
     async with listening(create_app(settings, engine)) as url:
         yield Server(url, key)

@@ -30,7 +30,7 @@ def told(call: Call) -> Reply:
 
 
 @pytest.fixture(scope="module")
-def _listening() -> Iterator[Scripted]:
+def _listening(ring3: None) -> Iterator[Scripted]:
     with Scripted().running() as scripted:
         yield scripted
 

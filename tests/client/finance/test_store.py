@@ -25,7 +25,7 @@ SERIES = series_of(Reading.model_validate(READING), "图1 营业收入（单位�
 ALERT = Alert(rule="r", label="关注", message="m", years=(2023, 2024), certain=False)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.ring3)])
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'r.db'}"

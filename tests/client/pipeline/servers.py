@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -13,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from tests.ports import free_port
 
 
 class NoRabbit(Exception):
@@ -24,12 +25,6 @@ def _program() -> Path:
     if not found or shutil.which("erl") is None:
         raise NoRabbit("no RabbitMQ here: apt-get install rabbitmq-server")
     return found[-1]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 class Rabbit:

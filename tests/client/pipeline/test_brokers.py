@@ -17,6 +17,7 @@ from tests.client import server as replies
 from tests.client.pipeline import servers
 from tests.client.pipeline.conftest import Documents, put, session, totals, worked
 from tests.client.server import Scripted
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ async def test_kafkas_protocol(kafka: str, server: Scripted, settings: Settings,
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("scheme", ["nats", "amqp"])
 async def test_a_broker_that_is_not_there_is_one_line(scheme: str) -> None:
-    nobody = queue(f"{scheme}://127.0.0.1:{servers.free_port()}", patience=1)
+    nobody = queue(f"{scheme}://127.0.0.1:{free_port()}", patience=1)
     with pytest.raises(ConfigurationError, match="the broker cannot be reached"):
         await nobody.start()
     await nobody.stop()

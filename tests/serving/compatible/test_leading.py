@@ -87,7 +87,7 @@ class Machine:
         return await self.batches.get(batch.id, CALLER.key_id)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.ring3)])
 async def machines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[list[Machine], None]:
     url = None
     if request.param == "postgresql":

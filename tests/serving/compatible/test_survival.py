@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import sqlite3
 import sys
 from contextlib import closing
@@ -16,6 +15,7 @@ import httpx
 import pytest
 
 from serving.settings import Settings
+from tests.ports import free_port
 from tests.serving.compatible.test_batches import content, create, ended, line, upload
 from tests.serving.compatible.wire import chat, user
 from tests.serving.conftest import listening
@@ -27,8 +27,7 @@ KILLS = 2
 
 @pytest.mark.timeout(180)
 async def test_a_batch_outlives_its_server(settings: Settings, key: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     client = httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=20
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 
 import httpx
 import pytest
 
 from serving.settings import Settings
+from tests.ports import free_port
 from tests.serving.conftest import PATH, listening
 from tests.serving.jobs.test_survival import ASYNC, ROOT, Cloud, Echo
 from tests.serving.wire import chat, user
@@ -21,8 +21,7 @@ PADDING = "x" * 20_000
 
 @pytest.mark.timeout(180)
 async def test_a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing(settings: Settings, key: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     headers = {"authorization": f"Bearer {key}"}
     client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30)
     named = {"HOMESCOPE_DATA": str(settings.data), "HOMESCOPE_ASYNC_TASKS": "true", "PYTHONPATH": str(ROOT)}

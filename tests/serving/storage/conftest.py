@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def postgres(ring3: None) -> Iterator[str]:
     """The URL of a PostgreSQL that lives as long as the tests."""
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     folder.chmod(0o755)  # under root the server runs as a user of its own, which has to get there

@@ -28,7 +28,7 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.ring3)])
 async def claims(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[Claims, None]:
     url = None if request.param == "sqlite" else await fresh_database(request.getfixturevalue("postgres"))
     engine = database.at(tmp_path, url)

@@ -27,7 +27,7 @@ FIRST = """CREATE TABLE api_keys (id VARCHAR(36) NOT NULL PRIMARY KEY, name VARC
 prefix VARCHAR(11) NOT NULL, hash {bytes} NOT NULL, created_at {moment} NOT NULL, revoked_at {moment})"""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.ring3)])
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     if request.param == "sqlite":
         return None

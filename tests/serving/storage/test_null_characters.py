@@ -24,7 +24,7 @@ BATCH = {"input_file_id": "file-batch-1", "endpoint": "/v1/chat/completions", "c
 OSS = {"x-dashscope-ossresourceresolve": "enable"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.ring3)])
 async def null_client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[httpx.AsyncClient, None]:
     url = None
     if request.param == "postgresql":

@@ -21,6 +21,7 @@ from serving.app import create_app
 from serving.settings import Settings
 from serving.storage import database
 from tests.fakes import FakeEngine
+from tests.ports import free_port
 from tests.serving.conftest import PATH, listening
 from tests.serving.storage.postgres import fresh_database
 from tests.serving.wire import chat, user
@@ -105,7 +106,7 @@ async def served(settings: Settings, engine: FakeEngine, grant: Grant | None = N
 
 
 async def test_the_answer_cache_goes_and_comes_back(tmp_path: Path, engine: FakeEngine) -> None:
-    with ValkeyServer() as valkey:
+    with ValkeyServer(port=free_port()) as valkey:
         async with line("127.0.0.1", valkey.port) as wire:
             settings = Settings(data=tmp_path / "data", cache=f"redis://127.0.0.1:{wire.listens_on}/0")
             async with served(settings, engine) as client:
@@ -125,7 +126,7 @@ async def test_the_answer_cache_goes_and_comes_back(tmp_path: Path, engine: Fake
 async def test_limits_without_redis_are_kept_by_each_process_or_refuse(
     tmp_path: Path, engine: FakeEngine, mode: str, during: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with ValkeyServer() as valkey:
+    with ValkeyServer(port=free_port()) as valkey:
         async with line("127.0.0.1", valkey.port) as wire:
             settings = Settings(
                 data=tmp_path / "data",
@@ -186,7 +187,7 @@ def _place(url: str) -> tuple[str, int]:
 async def test_an_object_store_that_is_away_refuses_uploads_and_nothing_else(
     tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ValkeyServer() as taken:  # a port where no object store answers
+    with ValkeyServer(port=free_port()) as taken:  # a port where no object store answers
         port = taken.port
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",

@@ -6,7 +6,7 @@ import torch
 
 from serving.demo.supply import Settings
 from serving.demo.train import Trainer, alone, learning_rate, parse
-from tests.serving.demo.conftest import SHAPE, Small
+from tests.serving.demo.training.conftest import SHAPE, Small
 
 STEPS = 4
 pytestmark = pytest.mark.timeout(180)  # seconds of training when the machine is free, minutes when it is not

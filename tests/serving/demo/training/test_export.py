@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, Qwen3VLMoeForConditionalGeneration
 
 from serving.demo.export import export
 from serving.demo.parameters import EMBEDDINGS
-from tests.serving.demo.conftest import Small
+from tests.serving.demo.training.conftest import Small
 
 
 def test_an_exported_checkpoint_loads_with_the_same_weights(small: Small, tmp_path: Path) -> None:

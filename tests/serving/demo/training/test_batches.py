@@ -3,7 +3,7 @@ import random
 from serving.demo.batches import Chat, compose
 from serving.demo.charts.chart import Chart
 from serving.demo.pictures import Pictures
-from tests.serving.demo.conftest import Small
+from tests.serving.demo.training.conftest import Small
 
 ROOM = 256
 LONG = Chart(

@@ -6,7 +6,7 @@ from serving.demo.charts import draw_chart, draw_with
 from serving.demo.dialogues import draw_exchange
 from serving.demo.network import Network, patches
 from serving.demo.parameters import EMBEDDINGS
-from tests.serving.demo.conftest import Small
+from tests.serving.demo.training.conftest import Small
 
 
 def test_the_forward_pass_equals_the_transformers_class(small: Small) -> None:

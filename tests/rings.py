@@ -1,0 +1,79 @@
+"""Which ring a test belongs to, told from what it uses, and held to that while it runs.
+
+One: pure functions. Two: the app over a scripted engine, in this process. Three: what listens on a socket or starts a
+process. Four: real vLLM, clients that install something, containers. The first two are for every save of a file, so
+nothing in them waits for another process or is refused a port. What listens or starts a process asks for the fixture
+`ring3`, itself or by another fixture, or has the mark of that name; a test that does it and has neither fails.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+ALL = 4
+RING_FOUR = frozenset({"engine", "conformance", "deploy"})
+"""Marks."""
+BEYOND_TWO = tuple(TESTS / name for name in ("conformance", "deploy", "engine", "serving/demo/training"))
+"""Folders of which nothing is below ring three. They are not even imported for less: torch alone takes seconds."""
+PROCESSES = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
+TOOLS = frozenset({"cc", "fc-list", "gcc", "ld", "ldconfig", "uname"})
+"""What the standard library and matplotlib ask once about the machine, in whichever test is the first to need it."""
+
+
+def ring_of(item: pytest.Item) -> int:
+    """2 is one or two: nothing tells a pure function."""
+    marks = {mark.name for mark in item.iter_markers()}
+    if marks & RING_FOUR:
+        return 4
+    return 3 if "ring3" in marks or "ring3" in getattr(item, "fixturenames", ()) else 2
+
+
+def beyond(path: Path, rings: int) -> bool:
+    """Whether nothing below `path` belongs to the first `rings` rings."""
+    return rings < 3 and path in BEYOND_TWO
+
+
+def select(items: list[pytest.Item], rings: int) -> list[pytest.Item]:
+    """Keeps those of the first `rings` rings in the list. Returns the others."""
+    others = [item for item in items if ring_of(item) > rings]
+    items[:] = [item for item in items if ring_of(item) <= rings]
+    return others
+
+
+class Guard:
+    """Notices what only ring three may do. Python tells it by audit events, from any thread."""
+
+    def __init__(self) -> None:
+        self._watching = False
+        self._seen: list[str] = []
+        sys.addaudithook(self._heard)
+
+    def begin(self, item: pytest.Item) -> None:
+        """A phase of this test begins. Fixtures for many tests end in some test's teardown, which is not watched."""
+        self._seen.clear()
+        self._watching = ring_of(item) < 3
+
+    def end(self) -> list[str]:
+        """What was done in the phase and is not allowed."""
+        self._watching = False
+        return list(self._seen)
+
+    def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._watching:
+            return
+        if event in PROCESSES and not _is_tool(arguments):
+            self._seen.append(f"{event} {arguments[:2]}")
+        elif event == "socket.bind":
+            self._seen.append(f"{event} {arguments[1]}")
+
+
+def _is_tool(arguments: Iterable[Any]) -> bool:
+    """Of a process that is about to be started."""
+    program = next(iter(arguments), None)
+    return isinstance(program, str | PurePath) and PurePath(program).name in TOOLS
