@@ -22,8 +22,9 @@ RING_FOUR = frozenset({"engine", "conformance", "deploy"})
 BEYOND_TWO = tuple(TESTS / name for name in ("conformance", "deploy", "engine", "serving/demo/training"))
 """Folders of which nothing is below ring three. They are not even imported for less: torch alone takes seconds."""
 PROCESSES = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
-TOOLS = frozenset({"cc", "fc-list", "gcc", "ld", "ldconfig", "uname"})
-"""What the standard library and matplotlib ask once about the machine, in whichever test is the first to need it."""
+TOOLS = frozenset({"cc", "fc-list", "gcc", "git", "ld", "ldconfig", "uname"})
+"""What the standard library and matplotlib ask about the machine, once, in whichever test is the first to need it; and what
+a record of measurements asks about the tree."""
 
 
 def ring_of(item: pytest.Item) -> int:

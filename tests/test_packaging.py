@@ -51,6 +51,7 @@ def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, .
     assert undeclared == set()
 
 
+@pytest.mark.ring3
 def test_the_client_needs_its_core_alone() -> None:
     """What `import client` and the command line load at once; the rest says which extra to install."""
     script = "import sys, client, client.cli; print(*{name.partition('.')[0] for name in sys.modules})"

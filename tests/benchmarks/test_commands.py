@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from benchmarks.commands import main
 from benchmarks.drills import found
-from benchmarks.processes import free_port
 from benchmarks.record import Writer, read
 from tests.benchmarks.made import evenly, record
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
-def engine() -> str:
+def engine(ring3: None) -> str:
     """A mock engine in a thread of its own; it ends with the tests."""
     import asyncio
 

@@ -84,6 +84,7 @@ async def test_what_was_answered_is_counted(mock: Mock, dialect: str) -> None:
     assert len(record.gaps) == (6 if dialect == "compatible-sse" else 0)
 
 
+@pytest.mark.ring3
 async def test_the_first_token_is_when_the_engine_wrote_it() -> None:
     """Within a few milliseconds of the engine's own clock, which is the same one."""
     log = io.StringIO()
@@ -114,6 +115,7 @@ async def test_a_connection_that_breaks_is_a_failure(mock: Mock) -> None:
     assert record.first is not None
 
 
+@pytest.mark.ring3
 async def test_a_stream_that_ends_early_is_a_failure() -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

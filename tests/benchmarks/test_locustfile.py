@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCUST = [sys.executable, "-m", "locust", "-f", str(ROOT / "benchmarks" / "locustfile.py")]
 
 
+@pytest.mark.ring3
 def test_every_user_is_there(tmp_path: Path) -> None:
     done = subprocess.run([*LOCUST, "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
 
@@ -25,6 +26,7 @@ def test_every_user_is_there(tmp_path: Path) -> None:
     assert {"RepeatedImage", "UploadedImage", "AsyncTask", "Mixed"} <= named
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(90)
 async def test_a_short_load_without_a_page(tmp_path: Path) -> None:
     import asyncio

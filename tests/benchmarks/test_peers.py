@@ -45,6 +45,7 @@ def test_what_is_added_is_the_difference_of_percentiles() -> None:
     assert rows["gateway"]["added_p50"] == 2.0
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(60)
 async def test_the_cpu_of_a_process_is_told_for_each_request() -> None:
     """The engine itself as if it were a gateway."""

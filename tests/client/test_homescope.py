@@ -44,7 +44,7 @@ async def key(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def url(tmp_path: Path, engine: FakeEngine, key: str) -> AsyncGenerator[str, None]:
+async def url(tmp_path: Path, engine: FakeEngine, key: str, ring3: None) -> AsyncGenerator[str, None]:
     async with listening(create_app(Settings(data=tmp_path / "data"), engine)) as url:
         yield url
 

@@ -99,7 +99,7 @@ class Homescope:
 
 
 @pytest.fixture
-async def homescope(tmp_path: Path) -> AsyncGenerator[Homescope, None]:
+async def homescope(tmp_path: Path, ring3: None) -> AsyncGenerator[Homescope, None]:
     port = free_port()
     relay = Relay(port)
     listener = await asyncio.start_server(relay.carry, "127.0.0.1", 0)

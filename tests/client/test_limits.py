@@ -75,6 +75,7 @@ def test_the_clock_goes_back(limits: Limits, clock: Clock) -> None:
     assert limits.reserve() == 1
 
 
+@pytest.mark.ring3
 def test_processes_never_take_more_than_there_is(path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from client.limits import *\n"

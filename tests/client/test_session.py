@@ -228,6 +228,7 @@ async def test_nothing_listens() -> None:
                 await s.ask(png(), "?")
 
 
+@pytest.mark.ring3
 async def test_hanging_up_without_a_word() -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()

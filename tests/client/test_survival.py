@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def start(server: Scripted, tmp_path: Path) -> Iterator[Start]:
+def start(server: Scripted, tmp_path: Path, ring3: None) -> Iterator[Start]:
     """Starts `homescope batch charts` in the test's folder."""
     started: list[subprocess.Popen[str]] = []
 

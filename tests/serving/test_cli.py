@@ -80,6 +80,7 @@ def test_an_empty_host_is_not_the_whole_network(tmp_path: Path) -> None:
     assert_one_clear_line(homescope(tmp_path, "run", "--host", ""), "HOMESCOPE_HOST=")
 
 
+@pytest.mark.ring3
 def test_a_taken_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -87,6 +88,7 @@ def test_a_taken_port(tmp_path: Path) -> None:
     assert_one_clear_line(done, f"cannot listen on 127.0.0.1:{port}", "--port")
 
 
+@pytest.mark.ring3
 def test_a_taken_port_for_operators(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -123,6 +125,7 @@ def test_a_data_folder_with_a_broken_database(tmp_path: Path) -> None:
     assert_one_clear_line(homescope(tmp_path, "keys", "list"), "cannot keep state in", "not a database")
 
 
+@pytest.mark.ring3
 @pytest.mark.usefixtures("_signal_handlers")
 async def test_it_ends_when_its_engine_has_been_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Doomed(FakeEngine):
@@ -150,7 +153,7 @@ def test_an_engine_url_that_is_none(tmp_path: Path, url: str) -> None:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def running(tmp_path: Path, ring3: None) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "serving", "run", "--port", "0", "--engine-url", NO_ENGINE],
         env=os.environ | {"HOMESCOPE_DATA": str(tmp_path / "new")},
@@ -193,6 +196,7 @@ def test_a_signal_as_early_as_can_be_is_not_lost(running: subprocess.Popen[str],
     assert "Traceback" not in running.stderr.read()
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(90)
 def test_it_ends_when_there_can_be_no_engine(tmp_path: Path) -> None:
     done = subprocess.run(

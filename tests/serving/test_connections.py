@@ -23,6 +23,8 @@ from tests.fakes import FakeEngine
 from tests.serving.conftest import PATH
 from tests.serving.wire import chat, user
 
+pytestmark = pytest.mark.ring3
+
 HEAD = "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n"
 
 

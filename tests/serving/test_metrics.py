@@ -26,7 +26,7 @@ from tests.serving.wire import chat, data_uri, picture, user
 
 
 @pytest.fixture
-def operators() -> Iterator[socket.socket]:
+def operators(ring3: None) -> Iterator[socket.socket]:
     with listen("127.0.0.1", 0) as listener:
         yield listener
 

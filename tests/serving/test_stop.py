@@ -18,6 +18,8 @@ from tests.fakes import FakeEngine
 from tests.serving.conftest import PATH
 from tests.serving.wire import chat
 
+pytestmark = pytest.mark.ring3
+
 
 @pytest.fixture(autouse=True)
 def _signal_handlers() -> Iterator[None]:

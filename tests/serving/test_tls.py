@@ -47,12 +47,12 @@ def pair(folder: Path, name: str) -> Pair:
 
 
 @pytest.fixture
-def first(tmp_path: Path) -> Pair:
+def first(tmp_path: Path, ring3: None) -> Pair:
     return pair(tmp_path, "first")
 
 
 @pytest.fixture
-def second(tmp_path: Path) -> Pair:
+def second(tmp_path: Path, ring3: None) -> Pair:
     return pair(tmp_path, "second")
 
 
@@ -145,6 +145,7 @@ def test_the_command_says_what_is_wrong_with_a_certificate(tmp_path: Path, first
     assert "are no certificate and its key" in wrong.output
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize(("trusted", "scheme"), [(("127.0.0.0/8",), "https"), (("10.0.0.0/8",), "http"), ((), "http")])
 async def test_only_trusted_proxies_say_how_a_client_came(
     settings: Settings, engine: FakeEngine, key: str, trusted: tuple[str, ...], scheme: str

@@ -44,6 +44,7 @@ class Collector:
         }
 
 
+@pytest.mark.ring3
 async def test_a_request_becomes_spans_of_the_callers_trace(
     settings: Settings, engine: FakeEngine, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ async def test_a_request_becomes_spans_of_the_callers_trace(
     assert named["service.name"] == "homescope"
 
 
+@pytest.mark.ring3
 async def test_a_collector_that_is_away_holds_up_nothing(
     settings: Settings, engine: FakeEngine, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ async def pages_and_images(path: Path, folder: Path) -> tuple[list[int], list[Pa
     return [event.page for event in events], [figure.image for event in events for figure in event.figures]
 
 
+@pytest.mark.ring3
 async def test_an_image_that_cannot_be_written_ends_the_search_and_leaves_no_part_of_it(tmp_path: Path) -> None:
     path, folder = pdf(tmp_path / "a.pdf", text, bars, text), tmp_path / "images"
     with pytest.raises(OSError, match="images") as raised, no_file_over(1000):
@@ -61,6 +62,7 @@ async def test_an_image_that_cannot_be_written_ends_the_search_and_leaves_no_par
     assert list(folder.iterdir()) == images
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 async def test_an_interrupted_search_leaves_no_process_and_no_torn_image(tmp_path: Path, sent: signal.Signals) -> None:
     path, folder = pdf(tmp_path / "a.pdf", *[bars, text] * 20), tmp_path / "images"

@@ -24,6 +24,7 @@ async def found_in(path: Path, folder: Path, **options: Any) -> list[Figure]:
     ]
 
 
+@pytest.mark.ring3
 async def test_figures_are_saved_with_page_box_and_caption(tmp_path: Path) -> None:
     path = pdf(tmp_path / "report.pdf", text, bars, table)
     figures = await found_in(path, tmp_path / "images")
@@ -41,6 +42,7 @@ async def test_figures_are_saved_with_page_box_and_caption(tmp_path: Path) -> No
     assert again == figures
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize(
     ("data", "reason"),
     [(b"", "empty"), (b"\x89PNG....", "not a PDF"), (b"%PDF-1.7\n1 0 obj <<", "damaged")],
@@ -57,6 +59,7 @@ async def test_a_file_that_is_gone(tmp_path: Path) -> None:
         await found_in(tmp_path / "gone.pdf", tmp_path / "images")
 
 
+@pytest.mark.ring3
 async def test_an_encrypted_file_needs_its_password(tmp_path: Path) -> None:
     path = pdf(tmp_path / "secret.pdf", bars, encrypt="open-sesame")
     with pytest.raises(UnreadableDocument, match="encrypted: pass its password"):
@@ -64,6 +67,7 @@ async def test_an_encrypted_file_needs_its_password(tmp_path: Path) -> None:
     assert len(await found_in(path, tmp_path / "images", password="open-sesame")) == 1
 
 
+@pytest.mark.ring3
 async def test_every_page_is_told_once_though_the_process_is_killed(tmp_path: Path) -> None:
     """Also over the page after which the document is opened anew."""
     pages = REOPEN_AFTER * 6
@@ -86,6 +90,7 @@ async def test_every_page_is_told_once_though_the_process_is_killed(tmp_path: Pa
     assert failed <= 1  # none where it died between two pages
 
 
+@pytest.mark.ring3
 async def test_a_process_that_takes_too_long_to_start(tmp_path: Path) -> None:
     path = pdf(tmp_path / "slow.pdf", text)
     with pytest.raises(UnreadableDocument, match="longer than 0 s"):

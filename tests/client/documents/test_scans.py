@@ -77,6 +77,7 @@ def test_text_alone_is_no_figure(tmp_path: Path) -> None:
     assert ink(put) == []
 
 
+@pytest.mark.ring3
 async def test_the_image_of_a_turned_scan_is_upright(tmp_path: Path) -> None:
     scanner = Scanner(turned=90)
     path = scanned(tmp_path, scanner)

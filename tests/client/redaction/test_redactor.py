@@ -79,6 +79,7 @@ def _animation() -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(120)
 async def test_a_process_that_is_killed_or_hangs_lets_nothing_through() -> None:
     async with Redactor(1, timeout=60) as redactor:
@@ -94,6 +95,7 @@ async def test_a_process_that_is_killed_or_hangs_lets_nothing_through() -> None:
             await looking
 
 
+@pytest.mark.ring3
 async def test_a_process_that_takes_too_long_is_ended() -> None:
     worker = Worker(2**31, 1, b"salt")
     with pytest.raises(Unchecked, match="more than 0 s"):
@@ -101,6 +103,7 @@ async def test_a_process_that_takes_too_long_is_ended() -> None:
     assert worker._process is None
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(60)
 async def test_too_little_memory_is_a_refusal() -> None:
     worker = Worker(64 * 2**20, 1, b"salt")

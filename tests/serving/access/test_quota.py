@@ -181,6 +181,7 @@ async def test_the_places_of_a_process_that_died_come_back(redis_url: str, clock
         await ledger.aclose()
 
 
+@pytest.mark.ring3
 async def test_without_redis_each_process_counts_for_itself(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with ValkeyServer(port=free_port()) as server:
         shared = RedisLedger(f"redis://127.0.0.1:{server.port}/0", lease=60)

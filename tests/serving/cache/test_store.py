@@ -88,6 +88,7 @@ def store_at(url: str, folder: Path, seconds: int = 60) -> Store:
     return store
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize("server", [valkey, memcached])
 async def test_servers_keep_for_a_while_and_are_done_without(server: Callable[[], object], tmp_path: Path) -> None:
     async with server() as url:  # type: ignore[attr-defined]
@@ -97,8 +98,11 @@ async def test_servers_keep_for_a_while_and_are_done_without(server: Callable[[]
         await asyncio.gather(*(store.set(b"%d" % number, bytes([number]) * 100_000) for number in range(40)))
         kept = await asyncio.gather(*(store.get(b"%d" % number) for number in range(40)))
         assert kept == [bytes([number]) * 100_000 for number in range(40)]
-        await brief.set(b"brief", b"1")
-        assert await brief.get(b"brief") == b"1"
+        async with asyncio.timeout(20):
+            while True:  # a second may pass between the two, and memcached's begin before it was asked
+                await brief.set(b"brief", b"1")
+                if await brief.get(b"brief") == b"1":
+                    break
         for _ in range(200):
             if await brief.get(b"brief") is None:
                 break

@@ -21,6 +21,8 @@ from tests.serving.compatible.wire import chat, user
 from tests.serving.conftest import listening
 from tests.serving.jobs.test_survival import ROOT, Cloud, Echo
 
+pytestmark = pytest.mark.ring3
+
 LINES = 80
 KILLS = 2
 

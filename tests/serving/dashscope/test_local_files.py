@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 
 @pytest.fixture
-async def sdk(settings: Settings, engine: FakeEngine, key: str) -> AsyncGenerator[Server, None]:
+async def sdk(settings: Settings, engine: FakeEngine, key: str, ring3: None) -> AsyncGenerator[Server, None]:
     before = dashscope.base_http_api_url
     async with listening(create_app(settings, engine)) as url:
         dashscope.base_http_api_url = f"{url}/api/v1"

@@ -89,6 +89,7 @@ async def test_a_large_body_without_a_key_is_refused(server: Server) -> None:
         assert (await client.get("/livez")).status_code == 200
 
 
+@pytest.mark.ring3
 async def test_a_stop_tells_what_it_cuts_off(
     settings: Settings, engine: FakeEngine, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:

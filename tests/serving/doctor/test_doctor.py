@@ -33,6 +33,7 @@ def assert_told(finding: Finding, level: str, *said: str) -> None:
     assert "\n" not in str(finding)
 
 
+@pytest.mark.ring3
 async def test_a_healthy_engine_and_one_request(settings: Settings) -> None:
     fake = FakeVLLM(answers=[ANSWER])
     async with listening(fake.app) as url:
@@ -52,6 +53,7 @@ async def test_an_engine_that_is_away_refuses_the_request(settings: Settings) ->
     assert_told(await engines.request(away), "fail", "503")
 
 
+@pytest.mark.ring3
 async def test_an_engine_of_another_version_and_one_that_is_none(settings: Settings) -> None:
     fake = FakeVLLM(version="0.9.1")
     async with listening(fake.app) as url:
@@ -98,6 +100,7 @@ async def test_the_data_folder(settings: Settings, tmp_path: Path) -> None:
     assert_told(await machine.data_folder(broken), "fail", "HOMESCOPE_DATA")
 
 
+@pytest.mark.ring3
 async def test_the_port_of_a_running_server_is_fine_and_that_of_another_is_not(
     settings: Settings, engine: FakeEngine
 ) -> None:

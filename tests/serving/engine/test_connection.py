@@ -27,6 +27,7 @@ def test_what_the_settings_ask_for(tmp_path: Path) -> None:
     assert isinstance(connected(Settings(data=tmp_path, engine_urls=("dns+http://engines:8000",))), Pool)
 
 
+@pytest.mark.ring3
 async def test_a_server_that_goes_away_is_not_noticed(tmp_path: Path) -> None:
     """Over real connections: two servers, one of them gone after the first requests, and back in the end."""
     fakes = [FakeVLLM(), FakeVLLM()]

@@ -98,6 +98,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.ring3
 async def test_reports_the_stages_of_a_start_and_is_ready(tmp_path: Path) -> None:
     log = ["(APIServer pid=1) INFO [api_utils.py:286] non-default args: {}", "noise", "x Starting to load model y..."]
     async with launched(tmp_path, {"log": log}) as engine:
@@ -114,6 +115,7 @@ async def test_reports_the_stages_of_a_start_and_is_ready(tmp_path: Path) -> Non
     assert engine.launcher.state is State.STOPPED
 
 
+@pytest.mark.ring3
 async def test_the_engine_asks_for_the_key_of_the_launcher(tmp_path: Path) -> None:
     async with launched(tmp_path) as engine, aiohttp.ClientSession() as session:
         await engine.launcher.wait_ready(20)
@@ -124,6 +126,7 @@ async def test_the_engine_asks_for_the_key_of_the_launcher(tmp_path: Path) -> No
             assert answer.status == 200
 
 
+@pytest.mark.ring3
 async def test_starts_a_dead_engine_again_at_the_same_address(tmp_path: Path) -> None:
     async with launched(tmp_path, {"log": ["first"]}, {"log": ["second"]}) as engine:
         await engine.launcher.wait_ready(20)
@@ -137,6 +140,7 @@ async def test_starts_a_dead_engine_again_at_the_same_address(tmp_path: Path) ->
         assert (tmp_path / "logs" / "engine.1.log").read_text() == "first\n"
 
 
+@pytest.mark.ring3
 async def test_waiting_for_a_restart_is_waiting_for_readiness(tmp_path: Path) -> None:
     async with launched(tmp_path) as engine:
         await engine.launcher.wait_ready(20)
@@ -146,6 +150,7 @@ async def test_waiting_for_a_restart_is_waiting_for_readiness(tmp_path: Path) ->
         assert len(engine.started) == 2
 
 
+@pytest.mark.ring3
 async def test_gives_up_with_the_last_words_of_an_engine_that_never_starts(tmp_path: Path) -> None:
     consequence = "RuntimeError: Engine core initialization failed. See root cause above."
     async with launched(tmp_path, {"log": ["INFO fine", FATAL, consequence], "exit": 1}) as engine:
@@ -160,6 +165,7 @@ async def test_gives_up_with_the_last_words_of_an_engine_that_never_starts(tmp_p
     assert len(lines) == 3
 
 
+@pytest.mark.ring3
 async def test_does_not_try_again_what_cannot_help(tmp_path: Path) -> None:
     log = ["torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."]
     async with launched(tmp_path, {"log": log, "exit": 1}) as engine:
@@ -168,6 +174,7 @@ async def test_does_not_try_again_what_cannot_help(tmp_path: Path) -> None:
         assert len(engine.started) == 1
 
 
+@pytest.mark.ring3
 async def test_gives_up_on_an_engine_that_keeps_dying(tmp_path: Path) -> None:
     restarts = Restarts(first_delay_s=0.01, watch_every_s=0.05, give_up_after=2)
     async with launched(tmp_path, {}, {"exit": 4}, restarts=restarts) as engine:
@@ -179,6 +186,7 @@ async def test_gives_up_on_an_engine_that_keeps_dying(tmp_path: Path) -> None:
             await engine.launcher.wait_ready(20)
 
 
+@pytest.mark.ring3
 async def test_counts_anew_after_a_stable_time(tmp_path: Path) -> None:
     restarts = Restarts(first_delay_s=0.01, watch_every_s=0.05, give_up_after=2, stable_after_s=0)
     async with launched(tmp_path, restarts=restarts) as engine:
@@ -189,6 +197,7 @@ async def test_counts_anew_after_a_stable_time(tmp_path: Path) -> None:
         await engine.launcher.wait_ready(20)
 
 
+@pytest.mark.ring3
 async def test_ends_an_engine_that_gives_no_sign_of_life(tmp_path: Path) -> None:
     async with launched(tmp_path) as engine:
         await engine.until(State.READY)
@@ -197,6 +206,7 @@ async def test_ends_an_engine_that_gives_no_sign_of_life(tmp_path: Path) -> None
         assert not runs(engine.started[0])
 
 
+@pytest.mark.ring3
 async def test_ends_a_start_that_hangs(tmp_path: Path) -> None:
     """Patience is of this one: a process that has not begun yet, or the second start, may take what it takes here."""
     async with launched(tmp_path, {"health": 503, "log": ["a"]}, {}) as engine:
@@ -209,12 +219,14 @@ async def test_ends_a_start_that_hangs(tmp_path: Path) -> None:
         assert not runs(engine.started[0])
 
 
+@pytest.mark.ring3
 async def test_a_start_that_takes_too_long_is_an_error_for_who_waits(tmp_path: Path) -> None:
     async with launched(tmp_path, {"health": 503}) as engine:
         with pytest.raises(LaunchError, match=r"not ready within 1 s \(a test\); its log: .*engine\.log"):
             await engine.launcher.wait_ready(1)
 
 
+@pytest.mark.ring3
 async def test_stops_what_does_not_listen_and_what_it_started(tmp_path: Path) -> None:
     restarts = Restarts(stop_within_s=0.2)
     async with launched(tmp_path, {"deaf": True, "child": True}, restarts=restarts) as engine:
@@ -226,6 +238,7 @@ async def test_stops_what_does_not_listen_and_what_it_started(tmp_path: Path) ->
     assert not runs(child)
 
 
+@pytest.mark.ring3
 async def test_stops_while_it_starts(tmp_path: Path) -> None:
     async with launched(tmp_path, {"health": 503, "log": ["up"]}) as engine:
         await eventually(lambda: "up" in engine.launcher.log.tail())
@@ -253,6 +266,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.ring3
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help in this is Linux's own")
 async def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
     (tmp_path / "starts.jsonl").write_text(json.dumps({"child": True, "deaf": True}))
@@ -271,6 +285,7 @@ async def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None
     await eventually(lambda: not any(map(runs, children)))
 
 
+@pytest.mark.ring3
 async def test_moves_on_when_its_port_is_taken_in_the_last_moment(tmp_path: Path) -> None:
     taken = {"log": ["OSError: [Errno 98] Address already in use"], "exit": 1}
     async with launched(tmp_path, taken, taken, taken, {}) as engine:
@@ -278,6 +293,7 @@ async def test_moves_on_when_its_port_is_taken_in_the_last_moment(tmp_path: Path
         assert len(engine.started) == 4
 
 
+@pytest.mark.ring3
 async def test_a_taken_port_is_said_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -320,6 +336,7 @@ async def test_a_machine_without_room_for_temporary_files_is_said(
         await launcher.start()
 
 
+@pytest.mark.ring3
 async def test_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -329,6 +346,7 @@ async def test_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+@pytest.mark.ring3
 async def test_the_log_is_for_the_owner_alone(tmp_path: Path) -> None:
     async with launched(tmp_path) as engine:
         assert engine.launcher.log.path.stat().st_mode & 0o077 == 0

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import httpx
+import pytest
 from click.testing import CliRunner
 
 from serving.app import create_app
@@ -21,6 +22,7 @@ from tests.serving.conftest import listening
 URLS = ("http://a:8000", "http://b:8000")
 
 
+@pytest.mark.ring3
 async def test_an_engine_is_drained_and_taken_back_on_the_operators_port(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     operators = listen("127.0.0.1", 0)

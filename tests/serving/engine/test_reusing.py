@@ -52,7 +52,7 @@ class Wire:
 
 
 @pytest.fixture
-async def wire() -> AsyncGenerator[Wire, None]:
+async def wire(ring3: None) -> AsyncGenerator[Wire, None]:
     fake = FakeVLLM()
     async with listening(fake.app) as url:
         engine = Reusing(VLLM(url))

@@ -52,7 +52,7 @@ def fake() -> FakeVLLM:
 
 
 @pytest.fixture
-async def vllm(fake: FakeVLLM) -> AsyncGenerator[VLLM, None]:
+async def vllm(fake: FakeVLLM, ring3: None) -> AsyncGenerator[VLLM, None]:
     async with listening(fake.app) as url:
         engine = VLLM(url + "/v1", key="engine-key")
         await engine.start()

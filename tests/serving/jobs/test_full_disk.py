@@ -15,6 +15,8 @@ from tests.serving.conftest import PATH, listening
 from tests.serving.jobs.test_survival import ASYNC, ROOT, Cloud, Echo
 from tests.serving.wire import chat, user
 
+pytestmark = pytest.mark.ring3
+
 LIMIT_KIB = 1024
 PADDING = "x" * 20_000
 

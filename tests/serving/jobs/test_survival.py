@@ -26,6 +26,8 @@ from tests.serving.conftest import PATH, listening
 from tests.serving.engine.fake_vllm import DONE, FakeVLLM, event, final
 from tests.serving.wire import chat, user
 
+pytestmark = pytest.mark.ring3
+
 ROOT = Path(__file__).parents[3]
 KILLS = 4
 KILLING_S = 12.0

@@ -30,7 +30,7 @@ async def other(settings: Settings, key: str) -> str:
 
 
 @pytest.fixture
-async def fake() -> AsyncGenerator[tuple[FakeVLLM, Reusing], None]:
+async def fake(ring3: None) -> AsyncGenerator[tuple[FakeVLLM, Reusing], None]:
     fake = FakeVLLM(answers=[[event("a", "stop"), final(), DONE] for _ in range(3)])
     async with listening(fake.app) as url:
         yield fake, Reusing(VLLM(url))

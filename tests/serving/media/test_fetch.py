@@ -20,7 +20,7 @@ RULES = FetchRules(guard=Guard.allowing([HOST]), timeout=20)
 
 
 @pytest.fixture
-async def images() -> AsyncGenerator[Site, None]:
+async def images(ring3: None) -> AsyncGenerator[Site, None]:
     async with site() as found:
         yield found
 

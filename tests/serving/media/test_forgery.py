@@ -125,7 +125,7 @@ OPEN = FetchRules(timeout=10)
 
 
 @pytest.fixture
-async def images() -> AsyncGenerator[Site, None]:
+async def images(ring3: None) -> AsyncGenerator[Site, None]:
     async with site() as found:
         yield found
 

@@ -67,6 +67,7 @@ async def test_room_is_bounded_over_all_and_each_key_has_a_share() -> None:
     await scratch.aclose()
 
 
+@pytest.mark.ring3
 async def test_what_a_killed_server_left_is_cleared_away_and_what_a_live_one_has_is_not(tmp_path: Path) -> None:
     assert killed_on(tmp_path) == -9
     assert len(files(tmp_path)) == 1

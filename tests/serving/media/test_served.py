@@ -25,7 +25,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def images() -> AsyncGenerator[Site, None]:
+async def images(ring3: None) -> AsyncGenerator[Site, None]:
     async with site() as found:
         yield found
 

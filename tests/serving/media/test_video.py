@@ -110,6 +110,7 @@ async def test_what_is_no_usable_video_is_refused(media: Media, data: bytes, wor
     assert words in raised.value.message
 
 
+@pytest.mark.ring3
 async def test_a_video_comes_from_a_url(media: Media) -> None:
     async with site() as films:
         url = films.answer("/v.mp4", film(2, size=(64, 64)), Content_Type="video/mp4")
@@ -138,6 +139,7 @@ async def test_frames_take_memory_too(media: Media) -> None:
     assert media.budget.free == before
 
 
+@pytest.mark.ring3
 async def test_a_list_does_not_wait_for_the_memory_of_frames_it_is_done_with() -> None:
     frame = picture("BMP", (320, 240))
     names = Names({HOST: [["127.0.0.1"]]})

@@ -28,7 +28,7 @@ from tests.serving.jobs.test_survival import ROOT, Echo
 from tests.serving.wire import chat, user
 
 WORKERS = 2
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.ring3, pytest.mark.timeout(180)]
 
 
 class Gated(Echo):

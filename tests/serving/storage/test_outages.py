@@ -26,7 +26,7 @@ from tests.serving.conftest import PATH, listening
 from tests.serving.storage.postgres import fresh_database
 from tests.serving.wire import chat, user
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ring3, pytest.mark.timeout(120)]
 
 
 @dataclass

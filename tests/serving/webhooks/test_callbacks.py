@@ -30,6 +30,7 @@ async def submitted(client: httpx.AsyncClient, url: str) -> str:
     return str(answer.json()["output"]["task_id"])
 
 
+@pytest.mark.ring3
 async def test_a_task_tells_of_its_end(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.enqueue("secret of mine")
     engine.enqueue(error=ContextTooLong(4096))
@@ -45,6 +46,7 @@ async def test_a_task_tells_of_its_end(client: httpx.AsyncClient, engine: FakeEn
     assert failed["data"]["code"] == "InvalidParameter"
 
 
+@pytest.mark.ring3
 async def test_a_batch_tells_of_its_end(client: httpx.AsyncClient) -> None:
     async with receiving() as receiver:
         body: dict[str, Any] = {"endpoint": ENDPOINT, "completion_window": "24h"}

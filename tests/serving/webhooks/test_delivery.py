@@ -25,6 +25,8 @@ from serving.webhooks.secrets import SecretStore, shown
 from serving.webhooks.service import Webhooks
 from tests.serving.webhooks.receiver import receiving, verified
 
+pytestmark = pytest.mark.ring3
+
 ALICE = Caller("key-1", "alice")
 PACE = Pace(poll=0.02, keep=0.05, back_off=(0.02,) * 4)
 
