@@ -17,11 +17,11 @@ serve: setup ## the gateway on http://127.0.0.1:8000 with the embedded engine
 	@$(BIN)/homescope-server run
 
 test: setup ## every test that needs no GPU, real engine included
-	@$(BIN)/python -m pytest -m 'not engine and not conformance and not deploy' -n auto --dist loadfile
+	@$(BIN)/python -m pytest --rings 3 -n auto --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m pytest -m '(engine or conformance) and not deploy'
 
-test-fast: setup ## the same without the real engine and the clients that install something
-	@$(BIN)/python -m pytest -m 'not engine and not conformance and not deploy' -n auto --dist loadfile
+test-fast: setup ## what listens on no socket and starts no process: under two minutes
+	@$(BIN)/python -m pytest --rings 2 -n auto --dist loadfile --no-loadscope-reorder
 
 test-deploy: setup ## images, manifests, and every container's process together; wants tools of Debian, which it installs as root
 	@sh scripts/deploy-tools.sh

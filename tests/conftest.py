@@ -11,6 +11,9 @@ from serving.engine.launch import Launcher
 from serving.engine.plan import plan
 from serving.settings import MODEL_NAMES
 from tests import rings
+from tests.serving.storage.postgres import postgres
+
+__all__ = ["postgres"]
 
 ENGINE_STARTS_WITHIN_S = 420
 
@@ -25,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--target", choices=("local", "cloud"), default="local", help="what the clients talk to")
     group.addoption("--conformance-table", metavar="FILE", help="write the table of clients and flows to FILE")
     group = parser.getgroup("rings", "rings of tests (tests/rings.py)")
-    group.addoption("--rings", type=int, choices=(2, 3, 4), default=rings.ALL, help="the first so many, all by default")
+    group.addoption("--rings", type=int, choices=(2, 3), default=rings.ALL, help="the first so many, all by default")
 
 
 GUARD = rings.Guard()
@@ -43,6 +46,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if others := rings.select(items, config.getoption("--rings")):
         config.hook.pytest_deselected(items=others)
+    if hasattr(config, "workerinput"):  # of xdist
+        rings.slow_first(items)
 
 
 def _watched(item: pytest.Item) -> Generator[None, None, None]:

@@ -19,12 +19,15 @@ TESTS = Path(__file__).parent
 ALL = 4
 RING_FOUR = frozenset({"engine", "conformance", "deploy"})
 """Marks."""
-BEYOND_TWO = tuple(TESTS / name for name in ("conformance", "deploy", "engine", "serving/demo/training"))
-"""Folders of which nothing is below ring three. They are not even imported for less: torch alone takes seconds."""
+BEYOND = {
+    2: tuple(TESTS / name for name in ("conformance", "deploy", "engine", "serving/demo/training")),
+    3: tuple(TESTS / name for name in ("deploy", "engine")),
+}
+"""Folders with nothing in the first so many rings, which are not even imported for those: torch alone takes seconds."""
 PROCESSES = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
 TOOLS = frozenset({"cc", "fc-list", "gcc", "git", "ld", "ldconfig", "uname"})
-"""What the standard library and matplotlib ask about the machine, once, in whichever test is the first to need it; and what
-a record of measurements asks about the tree."""
+"""What answers and ends: the standard library and matplotlib ask it about the machine, in whichever test is the first
+to need it, and a record of measurements about the tree."""
 
 
 def ring_of(item: pytest.Item) -> int:
@@ -37,7 +40,7 @@ def ring_of(item: pytest.Item) -> int:
 
 def beyond(path: Path, rings: int) -> bool:
     """Whether nothing below `path` belongs to the first `rings` rings."""
-    return rings < 3 and path in BEYOND_TWO
+    return path in BEYOND.get(rings, ())
 
 
 def select(items: list[pytest.Item], rings: int) -> list[pytest.Item]:
@@ -45,6 +48,15 @@ def select(items: list[pytest.Item], rings: int) -> list[pytest.Item]:
     others = [item for item in items if ring_of(item) > rings]
     items[:] = [item for item in items if ring_of(item) <= rings]
     return others
+
+
+def slow_first(items: list[pytest.Item]) -> None:
+    """Puts files first whose tests may take longest: what begins last must not keep one process while others rest."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0), mark.args[0] if mark else 0)
+    items.sort(key=lambda item: -longest[item.path])
 
 
 class Guard:

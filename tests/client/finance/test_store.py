@@ -14,10 +14,7 @@ from client.finance.rules import Alert
 from client.finance.series import series_of
 from client.finance.store import Outcome, Store
 from tests.client.finance.conftest import READING
-from tests.serving.storage.conftest import postgres
 from tests.serving.storage.postgres import fresh_database
-
-__all__ = ["postgres"]
 
 pytestmark = pytest.mark.timeout(120)  # PostgreSQL starts and stops in it
 

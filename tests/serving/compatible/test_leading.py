@@ -24,10 +24,7 @@ from serving.jobs.queue import Queue
 from serving.storage import database, objects
 from serving.storage.files import Files
 from tests.serving.compatible.wire import chat
-from tests.serving.storage.conftest import postgres
 from tests.serving.storage.postgres import fresh_database
-
-__all__ = ["postgres"]
 
 pytestmark = pytest.mark.timeout(120)
 CALLER = Caller("key-1", "test")

@@ -21,10 +21,7 @@ from serving.jobs.queue import Queue
 from serving.jobs.tables import jobs
 from serving.storage import database
 from tests.serving.jobs.conftest import Clock
-from tests.serving.storage.conftest import postgres
 from tests.serving.storage.postgres import fresh_database
-
-__all__ = ["postgres"]
 
 CALLER = Caller("alice", "Alice")
 PROCESSES = 3

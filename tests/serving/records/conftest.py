@@ -1,3 +1,0 @@
-from tests.serving.storage.conftest import postgres
-
-__all__ = ["postgres"]
