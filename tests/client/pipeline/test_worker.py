@@ -110,7 +110,7 @@ async def test_a_message_that_is_none_is_buried_at_once(server: Scripted, settin
         async with session(server) as asking, asyncio.TaskGroup() as group:
             worker = Worker(there, asking)
             group.create_task(worker.run())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while await outside.depth() != (0, 1):  # noqa: ASYNC110 -- a broker tells nobody
                     await asyncio.sleep(0.05)
             worker.stop()

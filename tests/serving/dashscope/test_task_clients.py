@@ -86,7 +86,7 @@ async def test_the_new_clients_jobs_read_what_is_told(server: Server, engine: Fa
         body = {"model": MODEL, "input": INPUT}
         told = (await client.post(path, json=body, headers={"x-dashscope-async": "enable"})).json()
         submitted = ClientJob.from_payload(told)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             job = submitted
             while not job.finished:
                 job = ClientJob.from_payload((await client.get(f"/api/v1/tasks/{submitted.task_id}")).json())

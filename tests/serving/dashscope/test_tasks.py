@@ -56,7 +56,7 @@ async def state(client: httpx.AsyncClient, task_id: str) -> dict[str, Any]:
 
 
 async def ended(client: httpx.AsyncClient, task_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while (body := await state(client, task_id))["output"]["task_status"] in ("PENDING", "RUNNING"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return body

@@ -33,7 +33,7 @@ async def test_an_engine_is_drained_and_taken_back_on_the_operators_port(tmp_pat
     ):
 
         async def until(*draining: bool) -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while [each["draining"] for each in await listed()] != list(draining):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 

@@ -331,7 +331,7 @@ async def test_closing_the_answer_hangs_up(vllm: VLLM, fake: FakeVLLM) -> None:
     fake.answers.append([event("a"), event("never", "stop")])
     async with aclosing(vllm.generate(QUESTION)) as chunks:
         await anext(chunks)
-    await asyncio.wait_for(fake.left.wait(), 1)
+    await asyncio.wait_for(fake.left.wait(), 20)
 
 
 async def test_nobody_there() -> None:

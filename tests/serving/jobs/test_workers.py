@@ -90,7 +90,7 @@ async def submit(queue: Queue, deadline: int | None = None) -> str:
 
 
 async def ended(queue: Queue, job_id: str) -> Job:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while (job := await queue.get(job_id)) is None or not job.state.final:  # noqa: ASYNC110 - a database is quiet
             await asyncio.sleep(0.01)
     return job
@@ -132,7 +132,7 @@ async def test_what_may_succeed_later_is_done_later(
     work = Work(do=lambda _: results.pop(0))
     async with at_work(queue, work, tmp_path):
         job_id = await submit(queue)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while len(work.runs) < 2:
                 clock.now += 1_000
                 await asyncio.sleep(0.02)
@@ -147,7 +147,7 @@ async def test_what_never_succeeds_is_given_up(queue: Queue, clock: Clock, tmp_p
     # The job may have been taken since it was looked at, and the clock may leap meanwhile: leases outlast its leaps.
     async with at_work(queue, work, tmp_path, pace=replace(PACE, lease=3600.0)):
         job_id = await submit(queue)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while (job := await queue.get(job_id)) is not None and not job.state.final:
                 clock.now += 120_000 if job.state is State.PENDING else 0
                 await asyncio.sleep(0.01)
@@ -250,6 +250,6 @@ async def test_ended_jobs_are_kept_for_their_time(queue: Queue, clock: Clock, tm
         await asyncio.sleep(PACE.keep * 2)
         assert await queue.get(job_id) is not None
         clock.now += 51
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while await queue.get(job_id) is not None:  # noqa: ASYNC110 - a database tells nobody what has changed
                 await asyncio.sleep(0.01)

@@ -287,7 +287,7 @@ async def test_the_last_to_leave_ends_the_fetch(fetcher: Fetcher, images: Site) 
     await images.began.wait()
     one.cancel()
     other.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await left.wait()
     del images.replies["/slow"]
     assert await fetcher.image(images.url("/slow")) == picture()

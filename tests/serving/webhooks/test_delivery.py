@@ -57,7 +57,7 @@ async def submit(records: AsyncEngine, url: str) -> str:
 
 
 async def settled(records: AsyncEngine, job_id: str) -> Job:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while (job := await Queue(records).get(job_id)) is None or not job.state.final:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return job
