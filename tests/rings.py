@@ -25,7 +25,7 @@ BEYOND = {
 }
 """Folders with nothing in the first so many rings, which are not even imported for those: torch alone takes seconds."""
 PROCESSES = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
-TOOLS = frozenset({"cc", "fc-list", "gcc", "git", "ld", "ldconfig", "uname"})
+TOOLS = frozenset({"cc", "fc-list", "gcc", "git", "ld", "ldconfig", "nvidia-smi", "uname"})
 """What answers and ends: the standard library and matplotlib ask it about the machine, in whichever test is the first
 to need it, and a record of measurements about the tree."""
 

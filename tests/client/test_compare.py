@@ -24,7 +24,7 @@ JOB = Job("Read it.", "qwen3-vl-30b-a3b-instruct", parameters={"temperature": 0}
 
 
 @pytest.fixture
-def two() -> Iterator[tuple[Scripted, Scripted]]:
+def two(ring3: None) -> Iterator[tuple[Scripted, Scripted]]:
     with Scripted().running() as first, Scripted().running() as second:
         yield first, second
 

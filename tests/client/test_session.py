@@ -220,6 +220,7 @@ async def test_content_may_be_a_plain_string(server: Scripted) -> None:
         assert (await s.ask(png(), "?")).text == "plain"
 
 
+@pytest.mark.ring3
 async def test_nothing_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

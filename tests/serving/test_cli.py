@@ -96,12 +96,14 @@ def test_a_taken_port_for_operators(tmp_path: Path) -> None:
     assert_one_clear_line(done, f"cannot listen on 127.0.0.1:{port}", "HOMESCOPE_ADMIN_PORT")
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize("host", ["no host", "a..b", "203.0.113.1", "::zz"])
 def test_a_host_that_is_none(tmp_path: Path, host: str) -> None:
     done = homescope(tmp_path, "run", "--host", host, "--port", "0", "--engine-url", NO_ENGINE)
     assert_one_clear_line(done, f"cannot listen on {host}:0", "--host")
 
 
+@pytest.mark.ring3
 def test_traces_by_a_protocol_that_is_not_spoken(tmp_path: Path) -> None:
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     done = homescope(tmp_path, "run", "--port", "0", "--no-auth", "--engine-url", NO_ENGINE, **endpoint)
@@ -114,6 +116,7 @@ def test_a_port_for_operators_that_is_none(tmp_path: Path) -> None:
     assert_one_clear_line(done, "HOMESCOPE_ADMIN_PORT", "70000")
 
 
+@pytest.mark.ring3
 def test_a_data_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = homescope(tmp_path / "file" / "data", "run", "--port", "0", "--engine-url", NO_ENGINE)

@@ -126,14 +126,14 @@ async def test_a_store_that_hangs_is_left_alone(caplog: pytest.LogCaptureFixture
             return b"value"
 
     hanging = Hanging(1, 1)
-    store = Optional(hanging, patience=0.01, pause=0.05)
+    store = Optional(hanging, patience=0.01, pause=0.5)
     for _ in range(5):
         assert await store.get(b"a") is None
         await store.set(b"a", b"b")
     assert (hanging.asked, store.away) == (1, True)
     assert caplog.text.count("the answer cache is away") == 1
     hanging.hangs = False
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.6)
     assert await store.get(b"a") == b"value"
     assert not store.away
 

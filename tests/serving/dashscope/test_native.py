@@ -271,7 +271,7 @@ async def test_a_defect_is_a_500_without_details(client: httpx.AsyncClient, engi
 class TestSettings:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        changes = {"output_text": False, "strict_paths": True, "max_body_bytes": 2000, "request_timeout": 0.05}
+        changes = {"output_text": False, "strict_paths": True, "max_body_bytes": 2000, "request_timeout": 0.3}
         return settings.model_copy(update=changes | {"model_aliases": ("ours",)})
 
     async def test_output_text_can_be_switched_off(self, client: httpx.AsyncClient) -> None:
@@ -289,7 +289,7 @@ class TestSettings:
         assert_refused(response, 400, "BadRequest.TooLarge", "Payload Too Large. The request body is limited to 2000")
 
     async def test_a_late_answer_is_cut_and_marked(self, client: httpx.AsyncClient, engine: FakeEngine) -> None:
-        engine.enqueue("a", "b", "c", interval=0.02)
+        engine.enqueue("a", "never", gate=asyncio.Event(), gated_from=2)
         response = await client.post(PATH, json=chat())
         assert response.headers["x-dashscope-partialresponse"] == "true"
         assert response.json()["output"]["choices"][0]["finish_reason"] == "length"
@@ -301,7 +301,7 @@ class TestSettings:
         assert engine.running == 0
 
     async def test_a_late_stream_ends_with_an_error_frame(self, client: httpx.AsyncClient, engine: FakeEngine) -> None:
-        engine.enqueue("a", "b", "c", "d", interval=0.02)
+        engine.enqueue("a", "never", gate=asyncio.Event(), gated_from=2)
         response = await client.post(PATH, json=chat(), headers=SSE)
         assert (frames(response.content)[-1].event, frames(response.content)[-1].data["code"]) == (
             "error",

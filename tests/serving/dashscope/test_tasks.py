@@ -288,6 +288,7 @@ async def test_an_ended_task_is_kept_for_a_day(settings: Settings, engine: FakeE
     await database.close(records)
 
 
+@pytest.mark.ring3
 async def test_many_images_and_a_video_become_a_task(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     """What tasks are for: more than one waits for on an open connection."""
     frames = [data_uri(picture(size=(64, 64))) for _ in range(8)]

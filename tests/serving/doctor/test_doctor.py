@@ -125,6 +125,7 @@ async def test_few_open_files(settings: Settings) -> None:
     assert_told(await machine.open_files(settings), "fail", "512", "ulimit -n 1280")
 
 
+@pytest.mark.ring3
 def test_the_command(tmp_path: Path) -> None:
     """With an engine that is away: one line for each check, and exit code 1."""
     env = {"HOMESCOPE_DATA": str(tmp_path), "HOMESCOPE_PORT": "0"}

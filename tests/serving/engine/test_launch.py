@@ -320,6 +320,7 @@ async def test_says_at_once_what_is_missing(tmp_path: Path, model: str, modules:
     await launcher.aclose()
 
 
+@pytest.mark.ring3
 async def test_a_log_folder_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     launcher = Launcher(LaunchPlan(("true",), "owner/name", (), 1, "a test", modules=()), log_dir=tmp_path / "file")

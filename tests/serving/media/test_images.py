@@ -44,6 +44,7 @@ async def resolve_reference(reference: str, limits: Limits = LIMITS) -> Image:
     return found
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize("form", [form for form in images.FORMATS if form != "TIFF"])
 async def test_every_format_is_known_by_its_bytes(form: str) -> None:
     data = picture(form, (64, 48))
@@ -64,6 +65,7 @@ async def test_another_header_or_wrapped_base64_is_made_plain() -> None:
     assert (await resolve_reference(wrapped)).reference == plain
 
 
+@pytest.mark.ring3
 async def test_the_digest_is_of_the_bytes() -> None:
     content = (await resolve(b"GIF89a" + picture("GIF")[6:])).content
     assert content is not None
@@ -75,6 +77,7 @@ async def test_sizes_at_the_limit_pass(side: tuple[int, int]) -> None:
     await resolve(picture("PNG", side))
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -163,6 +166,7 @@ async def test_data_whose_sum_is_right_and_that_is_none() -> None:
         await resolve(png(64, 64, b"not deflated"))
 
 
+@pytest.mark.ring3
 async def test_decoding_finds_what_the_structure_does_not_show() -> None:
     hollow = png(64, 64, zlib.compress(b"too little"))
     await resolve(hollow)
@@ -170,6 +174,7 @@ async def test_decoding_finds_what_the_structure_does_not_show() -> None:
         await resolve(hollow, limits=Limits(decode=True))
 
 
+@pytest.mark.ring3
 @pytest.mark.parametrize("form", images.FORMATS)
 async def test_what_decodes_passes(form: str) -> None:
     await resolve(picture(form), limits=Limits(decode=True))

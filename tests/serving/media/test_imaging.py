@@ -25,7 +25,7 @@ from serving.media.work import Check, Convert, Failure, Look, Picture
 from tests.serving.media.errands import resolved
 from tests.serving.wire import data_uri, picture
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.ring3, pytest.mark.asyncio(loop_scope="module")]
 """One set of decoding processes for all: each takes as long to start as the rest of a test."""
 POLICY = PixelPolicy(image=Bounds(4_096, 65_536), image_most=262_144)
 ROOMY = Processor(image=Bounds(4_096, 16_777_216))

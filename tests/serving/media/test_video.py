@@ -28,7 +28,7 @@ MADE = [("mp4", "mpeg4"), ("mov", "mpeg4"), ("avi", "mpeg4"), ("matroska", "mpeg
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def media() -> AsyncGenerator[Media, None]:
+async def media(ring3: None) -> AsyncGenerator[Media, None]:
     media = Media(
         LIMITS, workers=1, rules=FetchRules(guard=Guard.allowing([HOST])), resolver=Names({HOST: [["127.0.0.1"]]})
     )

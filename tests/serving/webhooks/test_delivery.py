@@ -80,7 +80,7 @@ async def test_a_notice_is_signed_as_the_standard_says(records: AsyncEngine, tmp
 async def test_a_receiver_that_fails_redirects_and_stalls_gets_it_in_the_end(
     records: AsyncEngine, tmp_path: Path
 ) -> None:
-    async with receiving(500, 302, 0) as receiver, delivering(records, tmp_path, timeout=0.3) as webhooks:
+    async with receiving(500, 302, 0) as receiver, delivering(records, tmp_path, timeout=1) as webhooks:
         job = await submit(records, receiver.url)
         await receiver.until(204)
         assert (await settled(records, job)).state is State.SUCCEEDED
