@@ -190,7 +190,8 @@ async def test_records_wait_while_the_database_is_away(settings: Settings, engin
     assert len(await kept(settings)) == 2
 
 
-@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.ring3)])
+@pytest.mark.ring3
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 async def test_what_a_killed_server_left_behind_is_found_by_the_next(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
