@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from client.errors import ConfigurationError
+from client.errors import ConfigurationError, ConnectionFailed
 
 if TYPE_CHECKING:
     from faststream.message import StreamMessage
@@ -40,7 +40,11 @@ class Queue(Protocol):
         """Puts a message where nobody works on it."""
 
     async def depth(self) -> tuple[int, int] | None:
-        """Messages not acknowledged yet, and buried ones; None where the broker does not say."""
+        """Messages not acknowledged yet, and buried ones; None where the broker does not say.
+
+        Raises:
+            Exception: the broker does not answer; each has errors of its own for it.
+        """
 
     async def stop(self) -> None:
         """Takes no more messages, waits for those being worked on, disconnects."""
@@ -216,6 +220,8 @@ class Kafka:
         await self._broker.publish(body, DEAD, headers={"reason": reason})
 
     async def depth(self) -> tuple[int, int] | None:
+        if not await self._broker.ping(timeout=5):
+            raise ConnectionFailed("the broker does not answer")
         return None  # what a group has not committed yet is not how much is left where messages end out of order
 
     async def stop(self) -> None:

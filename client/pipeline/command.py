@@ -107,10 +107,12 @@ async def _submit(sources: list[str], question: Work, figures: bool, redact: boo
 @click.option("--api-key", help=f"The key.  [default: ${API_KEY_NAME}]")
 @click.option("--timeout", default=DEFAULT_TIMEOUT, show_default=True, type=click.FloatRange(min=0.1),
               help="Seconds without a byte from the server before giving up.")  # fmt: skip
+@click.option("--heartbeat", type=click.Path(dir_okay=False, path_type=Path),
+              help="A file touched each second while broker and database answer, for probes.")  # fmt: skip
 @_placed
 def work(
     concurrency: int, until_empty: bool, tries: int, lease: float, window: int, base_url: str | None,
-    api_key: str | None, timeout: float, **place: Any,
+    api_key: str | None, timeout: float, heartbeat: Path | None, **place: Any,
 ) -> None:  # fmt: skip
     """Answers what was submitted; start it as often as you like, on as many machines as reach the same places.
 
@@ -121,15 +123,17 @@ def work(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with _explained():
         settings = _settings(place, lease=lease, tries=tries, window=window)
-        sys.exit(_run(_work(settings, concurrency, until_empty, (base_url, api_key, timeout))))
+        sys.exit(_run(_work(settings, concurrency, until_empty, (base_url, api_key, timeout), heartbeat)))
 
 
-async def _work(settings: Any, concurrency: int, until_empty: bool, server: tuple[Any, Any, float]) -> int:
+async def _work(
+    settings: Any, concurrency: int, until_empty: bool, server: tuple[Any, Any, float], heartbeat: Path | None
+) -> int:  # fmt: skip
     from client.pipeline.worker import Worker
 
     base_url, api_key, timeout = server
     async with Session(base_url, api_key, timeout=timeout, retry=_POLICY) as session:
-        worker = Worker(settings, session, concurrency)
+        worker = Worker(settings, session, concurrency, heartbeat)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, worker.stop)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.errors import ConfigurationError
 from client.pipeline.brokers import Queue, queue
 from client.pipeline.embedded import EmbeddedBroker
 from client.pipeline.feed import WINDOW, Feed
@@ -71,13 +72,18 @@ class Worker:
         settings: of the pipeline.
         session: the server that answers.
         concurrency: items at a time.
+        heartbeat: a file that is touched about once a second while the worker takes work: its loop runs, and broker
+            and database answer. Its age is what a probe asks for.
 
     Attributes:
         handler: what it does with a message, and how many it has ended.
     """
 
-    def __init__(self, settings: Settings, session: Session, concurrency: int = 4) -> None:
+    def __init__(
+        self, settings: Settings, session: Session, concurrency: int = 4, heartbeat: Path | None = None
+    ) -> None:  # fmt: skip
         self._settings, self._session, self._concurrency = settings, session, concurrency
+        self._heartbeat = heartbeat
         self._stop = asyncio.Event()
         self.handler: Handler | None = None
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -95,6 +101,8 @@ class Worker:
             HomescopeError: what awaits every item, such as a wrong key. Nothing is lost.
         """
         settings = self._settings
+        if self._heartbeat is not None:
+            await asyncio.to_thread(_begin, self._heartbeat)
         async with settings.store() as store, settings.connected() as broker:
             feed = Feed(store, broker, settings.window)
             handler = self.handler = Handler(
@@ -118,6 +126,8 @@ class Worker:
             try:
                 await feed.top_up_all()
                 await self._heal(store, broker)
+                if self._heartbeat is not None:
+                    await asyncio.to_thread(self._heartbeat.touch)
             except Exception as error:
                 # While the broker is away, items wait in the database; each broker has errors of its own for it.
                 _LOG.info("nothing could be published: %s", type(error).__name__)
@@ -130,6 +140,19 @@ class Worker:
         depth = await broker.depth()
         if depth is not None and depth[0] == 0 and (found := await store.forgotten(2 * self._settings.lease)):
             _LOG.warning("%d items were not in the broker any more: they are published again", found)
+
+
+def _begin(heartbeat: Path) -> None:
+    """Takes away what a worker before this one left, which would say that this one lives.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    try:
+        heartbeat.touch()
+        heartbeat.unlink()
+    except OSError as error:
+        raise ConfigurationError(f"--heartbeat {heartbeat} cannot be written: {error.strerror}") from error
 
 
 async def _first(events: list[asyncio.Event], seconds: float) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -64,3 +66,12 @@ async def totals(store: Store) -> dict[str, int]:
     counts = await store.counts()
     names = ("waiting", "queued", "running", "done", "failed", "dead")
     return {name: total for name in names if (total := sum(getattr(each, name) for each in counts))}
+
+
+def beaten(heartbeat: Path, since: float = 0.0) -> float:
+    """When a worker touched its file, at the first time after `since`; both are seconds of the Unix epoch."""
+    while True:
+        with suppress(FileNotFoundError):
+            if (touched := heartbeat.stat().st_mtime) > since:
+                return touched
+        time.sleep(0.02)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
-from client import ConfigurationError
+from client import ConfigurationError, ConnectionFailed
 from client.pipeline.brokers import queue
 from client.pipeline.worker import Settings, Worker
 from tests.client import server as replies
 from tests.client.pipeline import servers
-from tests.client.pipeline.conftest import Documents, put, session, totals, worked
+from tests.client.pipeline.conftest import Documents, beaten, put, session, totals, worked
 from tests.client.server import Scripted
 from tests.ports import free_port
 
@@ -66,6 +68,25 @@ async def test_rabbitmq_killed_and_started_again_loses_nothing(
     assert len(server.calls) == 8
 
 
+@pytest.mark.timeout(300)
+async def test_the_heart_stops_while_the_broker_is_away_and_beats_again(
+    rabbit: servers.Rabbit, server: Scripted, settings: Settings, tmp_path: Path
+) -> None:
+    heartbeat = tmp_path / "heartbeat"
+    async with session(server) as asking:
+        worker = Worker(replace(settings, broker=rabbit.url), asking, heartbeat=heartbeat)
+        working = asyncio.create_task(worker.run())
+        await asyncio.to_thread(beaten, heartbeat)
+        await asyncio.to_thread(rabbit.kill)
+        killed = time.time()
+        await asyncio.sleep(4)  # four rounds
+        assert beaten(heartbeat) < killed + 1
+        await asyncio.to_thread(rabbit.start)
+        await asyncio.to_thread(beaten, heartbeat, time.time())
+        worker.stop()
+        await working
+
+
 @pytest.fixture
 def kafka() -> Iterator[str]:
     """The address of a cluster inside librdkafka: its protocol without its persistence."""
@@ -73,6 +94,19 @@ def kafka() -> Iterator[str]:
     (broker,) = cluster.list_topics(timeout=10).brokers.values()
     yield f"kafka://{broker.host}:{broker.port}"
     cluster.flush(1)
+
+
+@pytest.mark.timeout(60)
+async def test_a_kafka_that_went_away_is_noticed(settings: Settings) -> None:
+    cluster = Producer({"bootstrap.servers": "nobody", "test.mock.num.brokers": 1})
+    (broker,) = cluster.list_topics(timeout=10).brokers.values()
+    looking = queue(f"kafka://{broker.host}:{broker.port}", patience=5)
+    await looking.start()
+    assert await looking.depth() is None
+    del cluster
+    with pytest.raises(ConnectionFailed):
+        await looking.depth()
+    await looking.stop()
 
 
 @pytest.mark.timeout(120)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from client import ConfigurationError, Unauthorized
+from client import ConfigurationError, Session, Unauthorized
 from client.pipeline.brokers import queue
 from client.pipeline.embedded import EmbeddedBroker
 from client.pipeline.worker import Settings, Worker
 from tests.client import server as replies
 from tests.client.conftest import png
-from tests.client.pipeline.conftest import QUESTION, Documents, put, session, totals, worked
+from tests.client.pipeline.conftest import QUESTION, Documents, beaten, put, session, totals, worked
+from tests.client.pipeline.servers import free_port
 from tests.client.server import Call, Scripted
 
 
@@ -173,3 +175,33 @@ async def test_two_workers_share_the_work_and_the_broker(
 def test_a_broker_that_is_not_known(url: str) -> None:
     with pytest.raises(ConfigurationError, match="nats://, amqp://"):
         queue(url, patience=1)
+
+
+@pytest.mark.timeout(60)
+async def test_the_heart_beats_while_the_worker_can_work(server: Scripted, settings: Settings, tmp_path: Path) -> None:
+    heartbeat = tmp_path / "heartbeat"
+    async with session(server) as asking:
+        worker = Worker(settings, asking, heartbeat=heartbeat)
+        working = asyncio.create_task(worker.run())
+        first = await asyncio.to_thread(beaten, heartbeat)
+        assert await asyncio.to_thread(beaten, heartbeat, first) - first < 20
+        worker.stop()
+        await working
+
+
+async def test_what_a_worker_before_left_is_no_heartbeat(settings: Settings, tmp_path: Path) -> None:
+    heartbeat = tmp_path / "heartbeat"
+    heartbeat.touch()
+    async with Session("http://127.0.0.1:9/api/v1", "sk-test") as asking:
+        nobody = replace(settings, broker=f"amqp://127.0.0.1:{free_port()}")
+        with pytest.raises(ConfigurationError, match="the broker cannot be reached"):
+            await Worker(nobody, asking, heartbeat=heartbeat).run()
+    assert not heartbeat.exists()
+
+
+async def test_a_heartbeat_that_cannot_be_written_is_said_at_once(
+    server: Scripted, settings: Settings, tmp_path: Path
+) -> None:
+    async with session(server) as asking:
+        with pytest.raises(ConfigurationError, match=r"--heartbeat .*nowhere/beat cannot be written: No such file"):
+            await Worker(settings, asking, heartbeat=tmp_path / "nowhere" / "beat").run()
