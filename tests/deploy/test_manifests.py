@@ -21,21 +21,21 @@ from tests.deploy.tools import environment
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 
 EVERYTHING = [*OVERLAYS, *OPTIONS]
-PORTS = {"gateway": {8000, 9090}, "engine": {8000}}
-NO_SECRETS = {"LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", "MODEL_ID", "MODEL_NAME"}
+PORTS = {"gateway": {8000, 9090}, "engine": {8000}, "picker": {9002, 9003, 9090}}
+NO_SECRETS = {"LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", "MODEL_ID", "MODEL_NAME", "NAMESPACE"}
 """Variables that arguments may hold."""
 PROBES = {"gateway": {"/livez", "/readyz"}, "engine": {"/health"}}
 
-# Of objects for which no package of schemas is to be had: the fields that are used here, by their definitions at
-# kubernetes-sigs/lws and kubernetes-sigs/gateway-api-inference-extension.
-NAME = {"type": "string", "minLength": 1}
+# Of objects for which no package of schemas is to be had: all fields of their definitions (LeaderWorkerSet v1 of
+# kubernetes-sigs/lws 0.9, InferencePool v1 of kubernetes-sigs/gateway-api-inference-extension 1.5).
 PORT = {
     "type": "object",
     "properties": {"number": {"type": "integer", "minimum": 1, "maximum": 65535}},
     "required": ["number"],
     "additionalProperties": False,
 }
-LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
+LABELS = {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 64}
+NUMBER_OR_PERCENT = {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9]+%$"}]}
 
 
 def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
@@ -45,23 +45,54 @@ def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
 SPECS = {
     "InferencePool": closed(
         {
-            "targetPorts": {"type": "array", "items": PORT, "minItems": 1},
+            "appProtocol": {"enum": ["http", "kubernetes.io/h2c"]},
+            "targetPorts": {"type": "array", "items": PORT, "minItems": 1, "maxItems": 8, "uniqueItems": True},
             "selector": closed({"matchLabels": LABELS}, "matchLabels"),
-            "endpointPickerRef": closed({"name": NAME, "port": PORT}, "name", "port"),
+            # A Service, the only kind that is used here, wants its port.
+            "endpointPickerRef": closed(
+                {
+                    "name": {"type": "string", "minLength": 1, "maxLength": 253},
+                    "port": PORT,
+                    "failureMode": {"enum": ["FailOpen", "FailClose"]},
+                },
+                *("name", "port"),
+            ),
         },
         *("targetPorts", "selector", "endpointPickerRef"),
     ),
     "LeaderWorkerSet": closed(
         {
-            "replicas": {"type": "integer"},
-            "rolloutStrategy": {"type": "object"},
+            "replicas": {"type": "integer", "minimum": 0, "maximum": 1_000_000},
+            "rolloutStrategy": closed(
+                {
+                    "type": {"enum": ["RollingUpdate"]},
+                    "rollingUpdateConfiguration": closed(
+                        {
+                            "maxSurge": NUMBER_OR_PERCENT,
+                            "maxUnavailable": NUMBER_OR_PERCENT,
+                            "partition": {"type": "integer"},
+                        }
+                    ),
+                },
+                "type",
+            ),
             "startupPolicy": {"enum": ["LeaderCreated", "LeaderReady"]},
+            "networkConfig": closed({"subdomainPolicy": {"enum": ["Shared", "UniquePerReplica"]}}, "subdomainPolicy"),
             "leaderWorkerTemplate": closed(
                 {
                     "size": {"type": "integer", "minimum": 1},
-                    "restartPolicy": {"enum": ["Default", "RecreateGroupOnPodRestart", "None"]},
-                    "leaderTemplate": {"type": "object"},
-                    "workerTemplate": {"type": "object"},
+                    "restartPolicy": {
+                        "enum": ["Default", "RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"]
+                    },
+                    # Both are held to Kubernetes' own schema of a pod, below.
+                    "leaderTemplate": closed({"metadata": {"type": "object"}, "spec": {"type": "object"}}, "spec"),
+                    "workerTemplate": closed({"metadata": {"type": "object"}, "spec": {"type": "object"}}, "spec"),
+                    "subGroupPolicy": closed(
+                        {
+                            "subGroupPolicyType": {"enum": ["LeaderWorker", "LeaderExcluded"]},
+                            "subGroupSize": {"type": "integer"},
+                        }
+                    ),
                 },
                 "workerTemplate",
             ),
@@ -96,7 +127,8 @@ def test_pods_have_what_restricted_wants_and_no_more(name: str) -> None:
     for role, spec in pods(rendered(name)):
         assert spec["securityContext"]["runAsNonRoot"] is True, role
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, role
-        assert spec["automountServiceAccountToken"] is False, role
+        # The picker of the inference extension watches pods.
+        assert spec["automountServiceAccountToken"] is (role == "picker"), role
         # The variables of a Service named homescope would be read as settings.
         assert spec["enableServiceLinks"] is False, role
         for container in spec["containers"]:
@@ -118,11 +150,78 @@ def test_ports_and_probes_are_those_of_the_code(name: str) -> None:
             ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
             assert set(ports.values()) <= PORTS.get(container["name"], set())
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-                if probe := container.get(kind):
+                probe = container.get(kind, {})
+                if "httpGet" in probe:
                     assert probe["httpGet"]["path"] in PROBES[container["name"]]
                     assert probe["httpGet"]["port"] in ports
+                if "grpc" in probe:
+                    assert probe["grpc"]["port"] in ports.values()
     for service in (each for each in rendered(name) if each["kind"] == "Service"):
-        assert {port["port"] for port in service["spec"]["ports"]} <= {8000, 9090}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= {"http", "operators", "grpc"}
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_everything_that_goes_on_is_asked_whether_it_lives(name: str) -> None:
+    for role, spec in pods(rendered(name)):
+        if role not in ("download", "workerTemplate"):  # a Job ends, and a group's other nodes end with their leader
+            (container,) = spec["containers"]
+            assert {"readinessProbe", "livenessProbe"} <= container.keys(), role
+
+
+def test_a_worker_is_asked_for_the_file_that_it_touches() -> None:
+    (container,) = one(rendered("scale"), "Deployment", "worker")["spec"]["template"]["spec"]["containers"]
+    file = container["args"][container["args"].index("--heartbeat") + 1]
+    asked = {kind: container[kind]["exec"]["command"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert {tuple(command[:2]) for command in asked.values()} == {("heartbeat", file)}
+    # Out of a rollout's way soon, started again only for what does not come back by itself.
+    assert int(asked["readinessProbe"][2]) < int(asked["livenessProbe"][2])
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert str(Path(file).parent) in mounts, "the root of the container is read-only"
+
+
+def test_a_group_of_nodes_has_a_service_of_its_own() -> None:
+    """LeaderWorkerSet's controller makes a Service of the set's name, and leaves one alone that is there already: ours
+    gives no addresses of pods that are not ready, and the nodes of a group would wait for their leader's for ever."""
+    names = {each["metadata"]["name"] for each in rendered("multi-node") if each["kind"] == "Service"}
+    (group,) = [each for each in rendered("multi-node") if each["kind"] == "LeaderWorkerSet"]
+    assert group["metadata"]["name"] not in names
+
+
+def test_a_request_may_go_its_way_through_the_pool() -> None:
+    """From the gateway to the proxy, from there to the picker and the engines: let through at both ends."""
+    found = rendered("inference-pool")
+    (pool,) = [each for each in found if each["kind"] == "InferencePool"]
+    picker = one(found, "Service", pool["spec"]["endpointPickerRef"]["name"])
+    assert pool["spec"]["endpointPickerRef"]["port"]["number"] in {port["port"] for port in picker["spec"]["ports"]}
+    proxy = {"gateway.networking.k8s.io/gateway-name": one(found, "Gateway", "engines")["metadata"]["name"]}
+    gateway, engine = (_labels(found, role) for role in ("gateway", "engine"))
+    ways = [(gateway, proxy, 8000), (proxy, engine, 8000), (proxy, picker["spec"]["selector"], 9002)]
+    for source, target, port in [*ways, (picker["spec"]["selector"], engine, 8000)]:
+        assert _allowed(found, "Egress", source, target, port), (source, target)
+        assert _allowed(found, "Ingress", target, source, port), (source, target)
+    assert not _allowed(found, "Egress", engine, gateway, 8000)
+
+
+def _labels(found: tuple[Manifest, ...], deployment: str) -> dict[str, str]:
+    labels: dict[str, str] = one(found, "Deployment", deployment)["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def _allowed(
+    found: tuple[Manifest, ...], direction: str, pod: dict[str, str], other: dict[str, str], port: int
+) -> bool:
+    """Whether a policy lets these pods of the namespace talk; all of them are bound by default-deny."""
+    key, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
+    for policy in (each["spec"] for each in found if each["kind"] == "NetworkPolicy"):
+        if not policy["podSelector"].get("matchLabels", {}).items() <= pod.items():
+            continue
+        for rule in policy.get(key) or []:
+            ports = {each["port"] for each in rule.get("ports", [{"port": port}])}
+            chosen = [each["podSelector"]["matchLabels"] for each in rule.get(peers, []) if "podSelector" in each]
+            anybody = not rule.get(peers)
+            if port in ports and (anybody or any(labels.items() <= other.items() for labels in chosen)):
+                return True
+    return False
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
