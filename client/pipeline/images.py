@@ -26,7 +26,12 @@ class Images:
         except ImportError as error:
             raise ConfigurationError("the pipeline needs pip install 'homescope[pipeline,documents]'") from error
         try:
-            self._store: Any = LocalStore(place, mkdir=True) if isinstance(place, Path) else from_url(place)
+            self._store: Any = (
+                LocalStore(place, mkdir=True)
+                if isinstance(place, Path)
+                # A store in the house, such as MinIO, may have no TLS: AWS_ENDPOINT_URL says whether.
+                else from_url(place, client_options={"allow_http": True})
+            )
         except Exception as error:  # obstore has errors of its own for every backend
             raise ConfigurationError(f"the image store {place} cannot be used: {str(error)[:200]}") from error
 

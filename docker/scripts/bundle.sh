@@ -22,7 +22,7 @@ fi
 for image in $IMAGES; do
     echo "bundle: $image" >&2
     docker image inspect "$image" >/dev/null 2>&1 || docker pull --quiet "$image" >/dev/null ||
-        fail "$image is neither here nor to be pulled; build ours first (docker compose -f docker/compose.yaml build)"
+        fail "$image is neither here nor to be pulled; build ours first (docker compose -f docker/compose.yaml -f docker/compose.full.yaml --profile workers build)"
     docker save --output "$folder/images/$(echo "$image" | tr '/:@' '___').tar" "$image"
     docker image inspect --format "$image {{.Id}}" "$image" >>"$folder/images.new"
 done

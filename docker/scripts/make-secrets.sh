@@ -20,6 +20,9 @@ make minio_password "$(random)"
 make grafana_password "$(random)"
 make rabbitmq_password "$(random)"
 make database_url "postgresql://homescope:$(cat postgres_password)@postgres/homescope"
+make broker_url "amqp://homescope:$(cat rabbitmq_password)@rabbitmq:5672/"
 make redis_url "redis://:$(cat redis_password)@redis:6379/0"
 make rabbitmq_definitions "{\"users\":[{\"name\":\"homescope\",\"password\":\"$(cat rabbitmq_password)\",\"tags\":[\"administrator\"]}],\"vhosts\":[{\"name\":\"/\"}],\"permissions\":[{\"user\":\"homescope\",\"vhost\":\"/\",\"configure\":\".*\",\"write\":\".*\",\"read\":\".*\"}]}"
+# The key of the workers comes from the gateway; until then the file is empty, which they say.
+touch api_key
 echo "secrets are in $PWD: keep them out of version control, and in your backups" >&2

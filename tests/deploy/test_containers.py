@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from serving.engine.hardware import Gpu, Machine
 from serving.engine.plan import plan
 from serving.settings import MODEL_NAMES, PREFIX, Settings
+from tests.deploy.manifests import pods, rendered
 from tests.deploy.processes import ROOT
 from tests.deploy.tools import BIN, program
 
@@ -61,6 +63,13 @@ def services(name: str) -> dict[str, Any]:
     return found
 
 
+def networks(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for file in COMPOSE[name]:
+        found |= yaml.safe_load((DOCKER / file).read_text())["networks"]
+    return found
+
+
 @pytest.mark.parametrize("name", COMPOSE)
 def test_each_setting_exists(name: str) -> None:
     known = {PREFIX + field.upper() for field in Settings.model_fields}
@@ -74,16 +83,40 @@ def test_each_setting_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPOSE)
 def test_the_engine_has_no_way_out(name: str) -> None:
-    networks: dict[str, Any] = {}
-    for file in COMPOSE[name]:
-        networks |= yaml.safe_load((DOCKER / file).read_text())["networks"]
-    assert networks["engine"] == {"internal": True}
+    assert networks(name)["engine"] == {"internal": True}
     for service, told in services(name).items():
         if service.startswith("engine") or service == "triton":
             assert set(told["networks"]) == {"engine"}
 
 
-def started(tmp_path: Path, model: Path, gpus: str, **environment: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize("name", COMPOSE)
+def test_what_is_published_is_reached(name: str) -> None:
+    """Docker publishes no port of a container that is in internal networks alone."""
+    inside = {network for network, told in networks(name).items() if told.get("internal")}
+    for service, told in services(name).items():
+        if told.get("ports"):
+            assert set(told["networks"]) - inside, service
+
+
+@pytest.mark.parametrize(
+    ("name", "service", "giver"),
+    [("gpu", "engine-0", "cache"), ("gpu", "engine-1", "cache"), ("full on CPU", "minio", "minio-data")],
+)
+def test_a_volume_belongs_to_who_writes_it(name: str, service: str, giver: str) -> None:
+    """vLLM's image has no /cache, and MinIO's no /data: Docker makes such volumes for root."""
+    writes, gives = services(name)[service], services(name)[giver]
+    chown, user, folder = gives["entrypoint"]
+    assert (chown, user, gives["user"]) == ("chown", writes["user"], "0:0")
+    (volume,) = gives["volumes"]
+    assert volume in writes["volumes"]
+    assert volume.endswith(f":{folder}")
+    assert writes["depends_on"][giver] == {"condition": "service_completed_successfully"}
+    assert (gives["network_mode"], gives["cap_drop"], gives["cap_add"]) == ("none", ["ALL"], ["CHOWN"])
+
+
+def started(
+    tmp_path: Path, model: Path, gpus: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """docker/scripts/vllm.sh with a vLLM that prints what it is given, and these GPUs (MiB, one a line)."""
     programs = tmp_path / "bin"
     programs.mkdir(exist_ok=True)
@@ -94,7 +127,7 @@ def started(tmp_path: Path, model: Path, gpus: str, **environment: str) -> subpr
     path = f"{programs}:{os.environ['PATH']}"
     given = {**os.environ, "PATH": path, "MODEL": str(model), **environment}
     script = DOCKER / "scripts" / "vllm.sh"
-    return subprocess.run(["sh", script], env=given, capture_output=True, text=True, check=False)
+    return subprocess.run(["sh", script, *arguments], env=given, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -150,8 +183,21 @@ def test_gpus_that_do_not_do_are_said(
     assert said in done.stderr
 
 
-def test_each_flag_is_one_of_this_vllm(tmp_path: Path, weights: Path) -> None:
-    told = started(tmp_path, weights, "143771\\n143771", TENSOR_PARALLEL="2").stdout.splitlines()
+ENGINES = [("gpu", "engine"), ("gpu-fp8", "engine"), ("multi-gpu", "engine")]
+ENGINES += [("multi-node", "leaderTemplate"), ("multi-node", "workerTemplate")]
+GIVEN_BY_THE_SET = {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "engine-group-0.engine-group"}
+
+
+@pytest.mark.parametrize(("overlay", "role"), ENGINES)
+def test_each_flag_is_one_of_this_vllm(tmp_path: Path, weights: Path, overlay: str, role: str) -> None:
+    """What a pod's environment and arguments make of the script, read by the parser of the vLLM that is installed."""
+    (container,) = dict(pods(rendered(overlay)))[role]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    environment = {name: _expanded(value) for name, value in given.items() if name.isupper() and name not in UNMOVED}
+    arguments = [_expanded(each) for each in container.get("args", [])]
+    done = started(tmp_path, weights, "\\n".join(["143771"] * 8), *arguments, **environment)
+    told = done.stdout.splitlines()
+    assert set(arguments) <= set(told), done.stderr
     parse = (
         "from serving.engine.vision_operators import define_missing; define_missing()\n"
         "import sys; from vllm.utils.argparse_utils import FlexibleArgumentParser as P\n"
@@ -162,6 +208,15 @@ def test_each_flag_is_one_of_this_vllm(tmp_path: Path, weights: Path) -> None:
     if "No module named 'vllm.entrypoints.launchers.cli_args'" in done.stderr:
         pytest.skip("this vLLM keeps its parser elsewhere")
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+UNMOVED = {"MODEL", "HOME", "USER"}
+"""Of the container's file system, not of this one."""
+
+
+def _expanded(text: str) -> str:
+    """As Kubernetes does with $(NAME)."""
+    return re.sub(r"\$\((\w+)\)", lambda found: GIVEN_BY_THE_SET[found[1]], text)
 
 
 def test_a_secret_that_is_missing_is_said(tmp_path: Path) -> None:
@@ -179,3 +234,21 @@ def test_a_secret_is_what_is_in_its_file(tmp_path: Path) -> None:
     done = subprocess.run(["sh", script, "env"], env=environment, capture_output=True, text=True, check=True)
     assert "HOMESCOPE_ENGINE_KEY=a b'c\n" in done.stdout
     assert "_FILE" not in done.stdout
+
+
+def heartbeat(file: Path, seconds: str) -> subprocess.CompletedProcess[str]:
+    script = DOCKER / "scripts" / "heartbeat.sh"
+    return subprocess.run(["sh", script, file, seconds], capture_output=True, text=True, check=False)
+
+
+def test_a_worker_lives_whose_file_is_new(tmp_path: Path) -> None:
+    file = tmp_path / "heartbeat"
+    said = heartbeat(file, "60")
+    assert (said.returncode, "has not reached its broker yet" in said.stderr) == (1, True)
+    file.touch()
+    assert heartbeat(file, "60").returncode == 0
+    os.utime(file, (time.time() - 90, time.time() - 90))
+    said = heartbeat(file, "60")
+    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
+    assert "s old: the worker hangs, or its broker or database does not answer" in said.stderr
+    assert heartbeat(file, "300").returncode == 0

@@ -12,6 +12,7 @@ import base64
 import io
 import json
 import random
+import shlex
 import socket
 import sys
 from collections.abc import AsyncGenerator, Iterator
@@ -66,19 +67,18 @@ class Stack:
     key: str
 
 
-def secrets(folder: Path, values: dict[str, str]) -> dict[str, str]:
-    """The secrets as files, and the names by which the Compose file hands them over."""
-    folder.mkdir()
+def secrets(folder: Path, service: str, values: dict[str, str]) -> dict[str, str]:
+    """The secrets as files, and the names by which the Compose file hands them to a service."""
+    folder.mkdir(exist_ok=True)
     for name, value in values.items():
         (folder / name).write_text(value)
-    compose = yaml.safe_load((ROOT / "docker" / "compose.full.yaml").read_text())
-    given = compose["services"]["gateway"]["environment"]
+    given = COMPOSE["services"][service]["environment"]
     files = {name: str(folder / Path(value).name) for name, value in given.items() if name.endswith("_FILE")}
-    assert set(files) == {f"{name}_FILE" for name in NAMES}
+    assert {Path(path).name for path in files.values()} == values.keys()
     return files
 
 
-NAMES = ("HOMESCOPE_DATABASE", "HOMESCOPE_REDIS_URL", "HOMESCOPE_CACHE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.full.yaml").read_text())
 
 
 async def made_key(environment: dict[str, str]) -> str:
@@ -106,6 +106,7 @@ async def stack(tmp_path: Path, postgres: str, broker: str) -> AsyncGenerator[St
     cache = f"redis://:{PASSWORD}@127.0.0.1:{valkey}/0"
     files = secrets(
         tmp_path / "secrets",
+        "gateway",
         {"database_url": database, "redis_url": cache, "minio_user": KEY, "minio_password": SECRET},
     )
     identity = {
@@ -222,34 +223,50 @@ async def seen(client: httpx.AsyncClient, url: str, query: str) -> None:
 
 
 async def worked(stack: Stack) -> str:
-    """What a worker answers to a picture that was submitted to the broker."""
+    """What the worker of the Compose file answers to a picture that was submitted to the broker."""
     (stack.folder / "picture.png").write_bytes(picture())
+    values = {
+        "api_key": stack.key,
+        "broker_url": stack.broker,
+        "database_url": stack.database,
+        "minio_user": KEY,
+        "minio_password": SECRET,
+    }
     environment = {
+        **secrets(stack.folder / "secrets", "worker", values),
         "AWS_ENDPOINT_URL": stack.environment["AWS_ENDPOINT_URL"],
         "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ALLOW_HTTP": "true",
         "DASHSCOPE_HTTP_BASE_URL": f"{stack.gateway}/api/v1",
-        "DASHSCOPE_API_KEY": stack.key,
-        "PIPELINE_BROKER": stack.broker,
-        "PIPELINE_DATABASE": stack.database,
-        "PIPELINE_IMAGES": "s3://homescope/pipeline",
+        "PIPELINE_IMAGES": COMPOSE["services"]["worker"]["environment"]["PIPELINE_IMAGES"],
     }
-    where = ("--data", str(stack.folder / "pipeline"))
-    out = stack.folder / "results.jsonl"
-    steps: dict[str, tuple[str, ...]] = {
-        "submit": ("--prompt", "what is it?", str(stack.folder / "picture.png")),
-        "work": ("--until-empty",),
-        "results": ("--out", str(out)),
-    }
-    for step, options in steps.items():
-        command = (str(BIN / "homescope"), "pipeline", step, *where, *options)
-        process = await start(stack.folder / step, *command, environment=environment)
-        assert await asyncio.wait_for(process.process.wait(), 120) == 0, process.said()
-    told = json.loads(out.read_text().splitlines()[0])
-    assert told["state"] == "done", told
-    return str(told["record"]["answer"]).strip()
+    places = {"/data": str(stack.folder / "pipeline"), "/tmp/heartbeat": str(stack.folder / "heartbeat")}
+    _, *work = (places.get(word, word) for word in COMPOSE["services"]["worker"]["command"])
+    beats = ("sh", str(ROOT / "docker" / "scripts" / "heartbeat.sh"), places["/tmp/heartbeat"], "30")
+    homescope = (*GATEWAY[:2], str(BIN / "homescope"))
+    pipeline = (*homescope, "pipeline")
+    where = ("--data", places["/data"])
+    await ended(stack, environment, *pipeline, "submit", *where, "--prompt", "?", str(stack.folder / "picture.png"))
+    async with running(stack.folder / "worker", *homescope, *work, environment=environment) as worker:
+        while "alive" not in (
+            said := await ended(stack, environment, "sh", "-c", f"{shlex.join(beats)} && echo alive; :")
+        ):
+            assert worker.process.returncode is None, worker.said()
+            assert "has not reached its broker yet" in said
+        out = stack.folder / "results.jsonl"
+        while '"done"' not in (out.read_text() if out.exists() else ""):
+            assert worker.process.returncode is None, worker.said()
+            await ended(stack, environment, *pipeline, "results", *where, "--out", str(out))
+        assert await worker.stop() == 0, worker.said()
+    return str(json.loads(out.read_text().splitlines()[0])["record"]["answer"]).strip()
+
+
+async def ended(stack: Stack, environment: dict[str, str], *command: str) -> str:
+    """What a command says that ends well."""
+    log = stack.folder / "ended"
+    log.unlink(missing_ok=True)
+    process = await start(log, *command, environment=environment)
+    assert await asyncio.wait_for(process.process.wait(), 120) == 0, process.said()
+    return process.said()
 
 
 def _uri(data: bytes) -> str:
