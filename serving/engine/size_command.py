@@ -59,6 +59,10 @@ def vision_tokens(image: str) -> int:
 def told(found: Size, request: Request, rate: float, measured: float | None) -> str:
     cards = found.replicas * found.cards_per_replica
     several = "s" if found.replicas > 1 else ""
+    gpus = "GPUs" if cards > 1 else "GPU"
+    together = "\n  the cards of a replica share its work evenly, and talk about it in no time" * (
+        found.cards_per_replica > 1
+    )
     asked = rate / found.replicas
     servers = (
         f"{sizing.API_SERVERS} API servers prepare {sizing.PAGES_PER_SERVER:.0f} pages of 2 megapixels a second each"
@@ -66,23 +70,27 @@ def told(found: Size, request: Request, rate: float, measured: float | None) -> 
     model = "Qwen3-VL-30B-A3B-Instruct" + ("-FP8" if found.precision == "fp8" else "")
     capacity = "measured" if measured else f"bound by {found.limit}"
     return f"""\
-{found.replicas} replica{several} of {found.cards_per_replica} x {found.card.name}, {cards} GPU in all: {model}
-  a replica answers   {found.rate_per_replica:.1f} requests/s at most ({capacity}); it is asked {asked:.1f}
+{found.replicas} replica{several} of {found.cards_per_replica} x {found.card.name}, {cards} {gpus} in all: {model}
+  a replica answers   {_short(found.rate_per_replica)} requests/s at most ({capacity}); it is asked {_short(asked)}
   in flight           {found.in_flight} of at most {found.max_in_flight}; room for {found.kv_tokens:,} tokens of context
   first token         {found.first_token_s * 1e3:.0f} ms
   answer              {found.mean_s:.1f} s on average, {found.p99_s:.1f} s at p99
   images              {request.vision} vision tokens a request, {rate * request.vision:,.0f} a second
 
 start each with (docker/scripts/vllm.sh)
-  MODEL=/models/{model} TENSOR_PARALLEL={found.cards_per_replica} MAX_MODEL_LEN=32768 \
+  MODEL=/models/{model} TENSOR_PARALLEL={found.cards_per_replica} MAX_MODEL_LEN={found.max_context} \
 MAX_NUM_SEQS={found.max_in_flight} API_SERVERS={sizing.API_SERVERS}
 and the gateways with
   HOMESCOPE_MAX_IN_FLIGHT={found.replicas * found.max_in_flight}
 
 assumed
-  {sizing.MFU:.0%} of the card's arithmetic and {sizing.BANDWIDTH_SHARE:.0%} of its bandwidth are reached
+  {sizing.MFU:.0%} of the card's arithmetic and {sizing.BANDWIDTH_SHARE:.0%} of its bandwidth are reached{together}
   a replica is asked {sizing.UTILISATION:.0%} of what it can answer; the rest is for bursts
   requests come at random (Poisson) and are all of this size; no image and no prompt comes twice
   p99 is the time when as many are in flight as are 1 % of the time; queues at the gateway are empty
   {servers}, on cores of their own
   not measured on this card by this project: try one replica under your load, then give --measured"""
+
+
+def _short(rate: float) -> str:
+    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"

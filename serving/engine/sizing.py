@@ -26,6 +26,9 @@ PAGES_PER_SERVER = 14.0
 """Pages of 2 megapixels that one of vLLM's API servers prepares in a second, on a fast CPU core."""
 API_SERVERS = 4
 PAGE_PIXELS = 1280 * 1664
+VISION_TOKEN_PIXELS = 32 * 32
+CONTEXT, LONGEST_CONTEXT = 32_768, 262_144
+"""--max-model-len where requests are shorter, and the most that the model was made for."""
 
 # Operations: for a token through the language model, for each token it looks back at, for a patch of 16 x 16 pixels
 # through the vision tower, for each patch that it looks at, and for a vision token through the mergers.
@@ -76,6 +79,16 @@ class Request:
         """Tokens that a step of decoding looks back at, on average."""
         return self.vision + self.text + self.output / 2
 
+    @property
+    def tokens(self) -> int:
+        """All of them, at the end."""
+        return self.vision + self.text + self.output
+
+    @property
+    def preparing_s(self) -> float:
+        """Seconds of a CPU core until the images are ready for the GPU."""
+        return self.vision * VISION_TOKEN_PIXELS / PAGE_PIXELS / PAGES_PER_SERVER
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -88,6 +101,7 @@ class Size:
     rate_per_replica: float
     kv_tokens: int
     max_in_flight: int
+    max_context: int
     in_flight: int
     first_token_s: float
     mean_s: float
@@ -96,24 +110,35 @@ class Size:
 
 
 class DoesNotFit(Exception):
-    """Raised when the weights do not fit; the message names what would."""
+    """Raised when the weights or the request do not fit; the message names what would."""
 
 
 def size(card: Card, request: Request, rate: float, precision: Precision, *, measured: float | None = None) -> Size:
     """`measured` is what one replica was found to answer in a second, in place of the model's estimate."""
     cards = _cards(card, precision, request)
     kv_tokens = int(_room_gib(card, precision, cards) * GIB / KV_BYTES)
-    most = max(1, min(IN_FLIGHT, int(kv_tokens / (request.vision + request.text + request.output))))
+    most = max(1, min(IN_FLIGHT, int(kv_tokens / request.tokens)))
     modelled = throughput(card, request, precision, most, cards)
-    prepared = (
-        API_SERVERS * PAGES_PER_SERVER * PAGE_PIXELS / max(1, request.vision * 1024) if request.vision else math.inf
-    )
+    prepared = API_SERVERS / request.preparing_s if request.vision else math.inf
     capacity = measured or min(modelled, prepared)
     replicas = max(1, math.ceil(rate / (capacity * UTILISATION)))
     share = rate / replicas
     slower = modelled / capacity
     in_flight = _in_flight(card, request, precision, cards, share * slower, most)
-    crowd = min(most, math.ceil(in_flight + 2.33 * math.sqrt(in_flight)))
+
+    def first_token_s(batch: int) -> float:
+        """Images are prepared, prompts before it take their turn, and the step that is under way ends first."""
+        prefill = prefill_s(card, request, precision, cards) * (1 + share / capacity)
+        return request.preparing_s + (prefill + step_s(card, request, precision, batch, cards)) * slower
+
+    def answer_s(batch: int) -> float:
+        decoding = request.output * step_s(card, request, precision, batch, cards) * slower
+        return max(first_token_s(batch) + decoding, batch / throughput(card, request, precision, batch, cards) * slower)
+
+    # As many are there on average as come while one is answered; one that comes finds more in 1 % of the cases.
+    mean_s = answer_s(in_flight)
+    load = min(share * mean_s, float(most))
+    crowd = max(in_flight, min(most, math.ceil(load + 2.33 * math.sqrt(load))))
     return Size(
         card,
         precision,
@@ -122,10 +147,11 @@ def size(card: Card, request: Request, rate: float, precision: Precision, *, mea
         capacity,
         kv_tokens,
         most,
+        max(CONTEXT, -(-request.tokens // 1024) * 1024),
         in_flight,
-        prefill_s(card, request, precision, cards) * slower * (1 + share / capacity),
-        in_flight / throughput(card, request, precision, in_flight, cards) * slower,
-        crowd / throughput(card, request, precision, crowd, cards) * slower,
+        first_token_s(in_flight),
+        mean_s,
+        answer_s(crowd),
         "the GPU" if measured or modelled <= prepared else "the CPU: preparing images",
     )
 
@@ -166,7 +192,9 @@ def _room_gib(card: Card, precision: Precision, cards: int) -> float:
 def _cards(card: Card, precision: Precision, request: Request) -> int:
     if precision == "fp8" and card.fp8 is None:
         raise DoesNotFit(f"{card.name} has no FP8 units (compute capability 8.9 and newer do); take --precision bf16")
-    needed = (request.vision + request.text + request.output) * KV_BYTES * 8 / GIB
+    if request.tokens > LONGEST_CONTEXT:
+        raise DoesNotFit(f"the model takes {LONGEST_CONTEXT:,} tokens at most, such a request has {request.tokens:,}")
+    needed = request.tokens * KV_BYTES * 8 / GIB
     for cards in (1, 2, 4, 8):
         if _room_gib(card, precision, cards) >= needed:
             return cards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -186,28 +187,38 @@ def test_gpus_that_do_not_do_are_said(
 ENGINES = [("gpu", "engine"), ("gpu-fp8", "engine"), ("multi-gpu", "engine")]
 ENGINES += [("multi-node", "leaderTemplate"), ("multi-node", "workerTemplate")]
 GIVEN_BY_THE_SET = {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "engine-group-0.engine-group"}
+PARSE = """
+import json, sys
+from serving.engine.vision_operators import define_missing
+define_missing()
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+parser = make_arg_parser(FlexibleArgumentParser())
+for told in json.load(sys.stdin):
+    parser.parse_args(told)
+"""
 
 
-@pytest.mark.parametrize(("overlay", "role"), ENGINES)
-def test_each_flag_is_one_of_this_vllm(tmp_path: Path, weights: Path, overlay: str, role: str) -> None:
-    """What a pod's environment and arguments make of the script, read by the parser of the vLLM that is installed."""
+def test_each_flag_is_one_of_this_vllm(tmp_path: Path, weights: Path) -> None:
+    """What each pod makes of the script, read by the parser of the vLLM that is installed."""
+    commands = [_served(tmp_path, weights, overlay, role) for overlay, role in ENGINES]
+    command = [sys.executable, "-c", PARSE]
+    done = subprocess.run(command, input=json.dumps(commands), capture_output=True, text=True, check=False)
+    if "No module named 'vllm.entrypoints.launchers.cli_args'" in done.stderr:
+        pytest.skip("this vLLM keeps its parser elsewhere")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def _served(tmp_path: Path, weights: Path, overlay: str, role: str) -> list[str]:
+    """The arguments of `vllm serve` in a pod."""
     (container,) = dict(pods(rendered(overlay)))[role]["containers"]
     given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-    environment = {name: _expanded(value) for name, value in given.items() if name.isupper() and name not in UNMOVED}
+    environment = {name: _expanded(value) for name, value in given.items() if name not in UNMOVED}
     arguments = [_expanded(each) for each in container.get("args", [])]
     done = started(tmp_path, weights, "\\n".join(["143771"] * 8), *arguments, **environment)
     told = done.stdout.splitlines()
     assert set(arguments) <= set(told), done.stderr
-    parse = (
-        "from serving.engine.vision_operators import define_missing; define_missing()\n"
-        "import sys; from vllm.utils.argparse_utils import FlexibleArgumentParser as P\n"
-        "from vllm.entrypoints.launchers.cli_args import make_arg_parser as m\n"
-        "m(P()).parse_args(sys.argv[1:])"
-    )
-    done = subprocess.run([sys.executable, "-c", parse, *told[2:]], capture_output=True, text=True, check=False)
-    if "No module named 'vllm.entrypoints.launchers.cli_args'" in done.stderr:
-        pytest.skip("this vLLM keeps its parser elsewhere")
-    assert done.returncode == 0, done.stderr[-2000:]
+    return told[2:]
 
 
 UNMOVED = {"MODEL", "HOME", "USER"}

@@ -28,6 +28,35 @@ def test_more_work_wants_more_replicas_and_never_more_than_is_planned_of_each() 
         assert found.first_token_s < found.mean_s <= found.p99_s
 
 
+def test_a_first_token_waits_for_the_images_and_comes_before_the_answer() -> None:
+    """One API server prepares 14 pages a second: a page cannot be seen before 71 ms have passed."""
+    for card, request in [(H200, PAGE), (H200, Request(0, 40_000, 300)), (CARDS["B200"], Request(198, 0, 1))]:
+        found = size(card, request, 0.01, "bf16")
+        alone = request.preparing_s + sizing.prefill_s(card, request, "bf16")
+        assert alone < found.first_token_s < found.mean_s <= found.p99_s
+    assert size(H200, PAGE, 0.01, "bf16").first_token_s > 0.071 + 0.065
+
+
+def test_who_is_alone_is_answered_as_fast_at_p99() -> None:
+    found = size(H200, PAGE, 0.001, "bf16")
+    assert (found.in_flight, found.p99_s) == (1, found.mean_s)
+
+
+def test_a_long_request_gets_the_context_that_it_wants() -> None:
+    assert size(H200, PAGE, 1, "bf16").max_context == 32_768
+    assert size(H200, Request(0, 40_000, 300), 1, "bf16").max_context == 40_960
+    with pytest.raises(DoesNotFit, match="262,144 tokens at most, such a request has 300,100"):
+        size(H200, Request(0, 300_000, 100), 1, "bf16")
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_card_that_is_better_in_everything_answers_more(card: str) -> None:
+    for other in CARDS.values():
+        mine = CARDS[card]
+        if other.bf16 >= mine.bf16 and other.bandwidth >= mine.bandwidth and other.memory_gib >= mine.memory_gib:
+            assert size(other, PAGE, 1, "bf16").rate_per_replica >= size(mine, PAGE, 1, "bf16").rate_per_replica
+
+
 def test_what_was_measured_goes_before_what_was_computed() -> None:
     assert size(H200, PAGE, 10, "bf16", measured=2.0).replicas == 8
 
