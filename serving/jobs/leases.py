@@ -106,16 +106,16 @@ class Leases:
             now = self._queue.clock()
             return bool(await transitions.put_back(connection, transitions.held(job), now, **values))
 
-    async def recover(self, *, own: bool = False) -> list[str]:
-        """Lets the jobs wait again whose lease has lapsed, and with `own` those of an earlier life of this owner.
+    async def recover(self, dead: str | None = None) -> list[str]:
+        """Lets the jobs wait again whose lease has lapsed, and those of a `dead` owner.
 
         Those that were begun too often fail. Returns the groups that they are of.
         """
         now = self._queue.clock()
         # Of a lease that lasts longer than one can, the clock has been set back since; a live run renews its own.
         lapsed = or_(jobs.c.lease_until < now, jobs.c.lease_until > now + 3 * self._lease_ms)
-        if own:
-            lapsed = or_(lapsed, jobs.c.lease_owner == self._owner)
+        if dead is not None:
+            lapsed = or_(lapsed, jobs.c.lease_owner == dead)
         lost = and_(jobs.c.state == State.RUNNING, lapsed)
         failed = await self._fail(and_(lost, jobs.c.attempts >= self._max_attempts), self._given_up)
         async with self._queue.transaction() as connection:

@@ -73,7 +73,7 @@ class Workers:
             lease_ms=round(self._pace.lease * 1e3),
             max_attempts=len(self._pace.back_off) + 1,
         )
-        await self._leases.recover(own=self._identity.inherits)
+        await self._leases.recover(self._identity.former)
         self._queue.on_submit(self._wake.set)
         self._loops = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._keep())]
 

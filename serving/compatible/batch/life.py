@@ -88,6 +88,9 @@ class Lives:
     async def _look(self) -> None:
         if not self._leader.leads():
             return
+        if self._leader.former is not None:
+            await self._records.release(self._leader.former)
+            self._leader.former = None
         await self._keep()
         for batch_id, status in await self._records.unfinished(self._leader.name):
             if batch_id not in self._tasks:

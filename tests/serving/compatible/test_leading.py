@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,21 @@ async def test_a_server_that_is_started_again_goes_on_at_once(machines: list[Mac
     await lives.start()
     await machine.answered(batch)
     await lives.aclose()
+
+
+async def test_a_server_on_a_copied_folder_leaves_what_the_original_leads(machines: list[Machine]) -> None:
+    original = machines[0]
+    batch = await original.create()
+    leader = Leader(original.folder)
+    assert leader.leads()
+    assert await original.batches.claim([batch.id], leader.name) == {batch.id}
+    copy = replace(machines[1], folder=original.folder.with_name("copy"))
+    shutil.copytree(original.folder, copy.folder)
+    lives = copy.lives()
+    await lives.start()
+    await lives.aclose()
+    assert (await original.batches.claim([batch.id], "third"), copy.opened) == (set(), [])
+    leader.close()
 
 
 async def test_a_lease_that_the_clock_has_left_behind_holds_nobody_up(machines: list[Machine]) -> None:

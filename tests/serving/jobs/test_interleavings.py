@@ -29,6 +29,7 @@ from tests.serving.jobs.conftest import Clock
 T = TypeVar("T")
 CALLER = Caller("alice", "Alice")
 GROUPS = ("g1", "g2")
+OWNERS = ("one", "two")
 MAX_ATTEMPTS = 3
 LEASE_MS = 100
 
@@ -45,7 +46,7 @@ class Jobs(RuleBasedStateMachine):
         self.groups = Groups(self.queue)
         words = {"task": Failure.of}
         self.workers = [
-            Leases(self.queue, name, words, lease_ms=LEASE_MS, max_attempts=MAX_ATTEMPTS) for name in ("one", "two")
+            Leases(self.queue, name, words, lease_ms=LEASE_MS, max_attempts=MAX_ATTEMPTS) for name in OWNERS
         ]
         self.accepted: dict[str, str | None] = {}
         self.ended: dict[str, tuple[State, bytes]] = {}
@@ -130,7 +131,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 1), restarted=st.booleans())
     def recover(self, number: int, restarted: bool) -> None:
-        self.do(self.workers[number].recover(own=restarted))
+        self.do(self.workers[number].recover(OWNERS[number] if restarted else None))
 
     @rule()
     def expire(self) -> None:

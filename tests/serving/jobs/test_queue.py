@@ -162,7 +162,7 @@ async def test_a_job_that_ends_the_server_each_time_is_given_up(queue: Queue, le
     await queue.submit(job := new())
     for _ in range(3):
         await taken(leases)
-        await leases.recover(own=True)
+        await leases.recover("one")
     ended = await queue.get(job.id)
     assert ended is not None
     assert ended.state is State.FAILED
@@ -175,7 +175,7 @@ async def test_leases_of_others_are_left_until_they_lapse(queue: Queue, leases: 
     await queue.submit(new())
     job = await taken(leases)
     other = Leases(queue, "two", {"task": Failure.of}, lease_ms=LEASE_MS)
-    await other.recover(own=True)
+    await other.recover("two")
     assert await other.take(1) == []
     clock.now += LEASE_MS + 1
     await other.recover()
@@ -321,7 +321,7 @@ async def test_a_stopped_group_whose_runs_were_cut_off_ends_with_their_leases(
     await groups.add("g", [new(number=number) for number in range(2)])
     await leases.take(2)
     await groups.stop("g")
-    assert await leases.recover(own=True) == ["g"]
+    assert await leases.recover("one") == ["g"]
     progress = await groups.progress("g")
     assert progress is not None
     assert progress.ended

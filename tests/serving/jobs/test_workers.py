@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -213,6 +214,41 @@ async def test_the_leases_of_a_dead_process_are_taken_over_at_once(queue: Queue,
     async with at_work(queue, work, tmp_path):
         assert (await ended(queue, job_id)).attempts == 2
     assert work.runs == [job_id]
+
+
+async def test_what_lies_in_a_copied_folder_gives_no_right_to_leases(queue: Queue, tmp_path: Path) -> None:
+    """Two servers on one database, of which the second one began as a copy of the first one's data folder: whether
+    both run, or the first one is started again, no run of either is taken from it."""
+    folder, copy = tmp_path / "data", tmp_path / "copy"
+    folder.mkdir()
+    first, second = Work(gate=asyncio.Event()), Work()
+    async with at_work(queue, first, folder, concurrency=1):
+        job_id = await submit(queue)
+        await first.began.wait()
+        shutil.copytree(folder, copy)
+        async with at_work(queue, second, copy):
+            other = await submit(queue)
+            assert (await ended(queue, other)).state is State.SUCCEEDED
+        assert first.gate is not None
+        first.gate.set()
+        assert (await ended(queue, job_id)).attempts == 1
+    assert (first.runs, second.runs) == ([job_id], [other])
+
+
+def test_a_name_is_used_once_and_its_heir_knows_that_its_bearer_is_dead(tmp_path: Path) -> None:
+    boot = tmp_path / "boot_id"
+    boot.write_text("one\n")
+    first = Identity(tmp_path, boot=boot)
+    beside = Identity(tmp_path, boot=boot)
+    assert (first.first, beside.first, beside.former) == (True, False, None)
+    first.close()
+    heir = Identity(tmp_path, boot=boot)
+    assert heir.former == first.name
+    assert len({first.name, beside.name, heir.name}) == 3
+    heir.close()
+    boot.write_text("another start, or another machine\n")  # there the name may be that of a server that is well
+    assert Identity(tmp_path, boot=boot).former is None
+    assert Identity(tmp_path, boot=tmp_path / "nowhere").former is None
 
 
 async def test_a_second_process_on_the_folder_leaves_the_first_one_alone(queue: Queue, tmp_path: Path) -> None:
