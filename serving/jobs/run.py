@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 BACK_OFF = (1.0, 5.0, 30.0, 120.0)
 """Seconds between attempts."""
+STORE_AGAIN = 15.0
+"""Seconds until a job is tried again for which a store was away: five attempts would be over after 156 s."""
 RECORD_AGAIN = (0.5, 2.0, 8.0)
 """Seconds between attempts to write down how a run ended; then its lease lapses, and the job is run again."""
 RUN_TIMEOUT = 3 * 3600.0
@@ -100,6 +102,8 @@ class Run:
         self.engine_failed = isinstance(error, EngineUnavailable)
         if isinstance(error, Overloaded):  # no fault of the job, which may wait for as long as others fill the server
             await self._leases.give_back(self.job, self._back_off)
+        elif isinstance(error, StorageUnavailable):  # neither: accepted work outlasts an outage, however long
+            await self._leases.give_back(self.job, _about(STORE_AGAIN))
         elif error.retryable:
             await self._leases.retry(self.job, self._back_off, error)
         else:
@@ -107,6 +111,10 @@ class Run:
 
     @property
     def _back_off(self) -> int:
-        """Milliseconds; jobs that failed together do not come back together."""
-        pause = self._pauses[min(self.job.attempts, len(self._pauses)) - 1]
-        return round(pause * random.uniform(800, 1200))
+        """Milliseconds."""
+        return _about(self._pauses[min(self.job.attempts, len(self._pauses)) - 1])
+
+
+def _about(pause: float) -> int:
+    """In milliseconds; jobs that failed together do not come back together."""
+    return round(pause * random.uniform(800, 1200))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -19,6 +20,8 @@ from serving.layers.layer import Layer
 from serving.storage.objects import Objects
 from serving.storage.records.record import Picture, Record
 from serving.storage.records.recorder import Recorder
+
+log = logging.getLogger(__name__)
 
 Kept: TypeAlias = Literal["metadata", "content", "originals"]
 ORIGINALS_WITHIN_S = 10.0
@@ -48,7 +51,8 @@ class Draft:
 
 class Recorded(Layer):
     """Writes a record of every generation, before the last piece of its answer goes out: who has the end of an answer
-    has a record. One that cannot be written is an error in the log, or with `required` a refusal instead of the end."""
+    has a record. One that cannot be written, or an original, is an error in the log, or with `required` a refusal
+    instead of the end."""
 
     def __init__(self, engine: Engine, recorder: Recorder, drafts: Drafts, *, kept: Kept, required: bool) -> None:
         super().__init__(engine)
@@ -94,6 +98,11 @@ class Recorded(Layer):
                 task.result() if task in done and not task.exception() else picture
                 for task, picture in zip(draft.storing, draft.pictures, strict=True)
             ]
+            if lost := sum(picture.object is None for picture in draft.pictures):
+                asked = draft.generation.request_id
+                log.error("%d of the %d images of request %s are not kept", lost, len(draft.pictures), asked)
+                if self._required:
+                    raise StorageUnavailable
 
     def _abandon_originals(self, draft: Draft) -> None:
         for at, task in enumerate(draft.storing):

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ READ = 1 << 20
 RESERVE = 256 << 20
 """Bytes of the disk that no upload may take: the database lives there too, and does not survive a full one."""
 CHECK_SPACE_EVERY = 16 << 20
+CONNECT_WITHIN, SILENT_FOR, TRIED_FOR = timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=10)
+"""A bucket that says nothing for so long, and one that has failed for so long, is away. obstore's own bounds had each
+request wait for minutes on a bucket that took connections and did not answer."""
+RETRIES = 4
+WHOLE_WITHIN = timedelta(hours=6)
+"""Of one object that is read, as slowly as a client takes it."""
 SETTLE_S = 0.05
 """obstore's threads touch the interpreter for a moment after an operation has ended: a process that exits in the same
 millisecond aborts (4 of 10 trials with obstore 0.12.1, none after this pause)."""
@@ -185,7 +192,17 @@ def _bucket(url: str) -> S3Store:
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     if not bucket:
         raise ValueError(f"{url} names no bucket; write s3://bucket/prefix")
-    return S3Store(bucket, prefix=prefix.strip("/") or None, client_options={"allow_http": True})
+    return S3Store(
+        bucket,
+        prefix=prefix.strip("/") or None,
+        client_options={
+            "allow_http": True,
+            "connect_timeout": CONNECT_WITHIN,
+            "read_timeout": SILENT_FOR,
+            "timeout": WHOLE_WITHIN,
+        },
+        retry_config={"max_retries": RETRIES, "retry_timeout": TRIED_FOR},
+    )
 
 
 def _prepare(folder: Path, before: float) -> None:

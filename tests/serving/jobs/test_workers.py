@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import EngineUnavailable, InvalidRequest, Overloaded, ServingError
+from serving.errors import EngineUnavailable, InvalidRequest, Overloaded, ServingError, StorageUnavailable
 from serving.generation import Caller
 from serving.jobs.groups import Groups
 from serving.jobs.identity import Identity
@@ -141,6 +141,20 @@ async def test_what_may_succeed_later_is_done_later(
     found = await queue.get(job_id)
     assert found is not None
     assert found.attempts == (1 if isinstance(error, Overloaded) else 2)
+
+
+async def test_what_a_store_is_away_for_waits_until_it_is_back(queue: Queue, clock: Clock, tmp_path: Path) -> None:
+    """However often that is: it is no fault of the job, and the client was told that it is accepted."""
+    results: list[bytes | ServingError] = [*(StorageUnavailable() for _ in range(9)), b"done"]
+    work = Work(do=lambda _: results.pop(0))
+    async with at_work(queue, work, tmp_path, pace=replace(PACE, lease=3600.0)):
+        job_id = await submit(queue)
+        async with asyncio.timeout(20):
+            while (job := await queue.get(job_id)) is not None and not job.state.final:
+                clock.now += 60_000 if job.state is State.PENDING else 0
+                await asyncio.sleep(0.01)
+    assert job is not None
+    assert (job.state, job.attempts, len(work.runs)) == (State.SUCCEEDED, 1, 10)
 
 
 async def test_what_never_succeeds_is_given_up(queue: Queue, clock: Clock, tmp_path: Path) -> None:

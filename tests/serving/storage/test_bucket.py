@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from serving.errors import StorageUnavailable
 from serving.exchange import ClientGone
 from serving.storage import objects
 from serving.storage.objects import ObjectNotFound, Objects, ObjectTooLarge
+from tests.serving.storage.seaweed import WEED, Seaweed
 from tests.serving.storage.test_objects import pieces, whole
 
-WEED = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
 MIB = 1 << 20
-KEY, SECRET = "homescope-test", "not-a-secret-at-all"
 
 pytestmark = [
     pytest.mark.ring3,
@@ -31,83 +23,19 @@ pytestmark = [
 ]
 
 
-def free_ports() -> list[int]:
-    """Five that are free. Below 32768, because SeaweedFS takes another one 10,000 above each."""
-    found: list[int] = []
-    for port in range(21000, 30000, 7):
-        with socket.socket() as probe, socket.socket() as above:
-            try:
-                probe.bind(("127.0.0.1", port))
-                above.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == 4:
-            return found
-    raise AssertionError
-
-
-def wait_for(url: str, method: str = "GET") -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.request(method, url, timeout=5).status_code < 300:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, f"{url} does not answer"
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("seaweed")
-    identity = {
-        "name": "homescope",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "Write", "List"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    master, volume, filer, s3 = free_ports()
-    ports = [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"]
-    sizes = ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
-    config = f"-s3.config={folder / 's3.json'}"
-    assert WEED is not None
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                WEED,
-                "server",
-                "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1",
-                f"-dir={folder}",
-                *ports,
-                "-filer",
-                "-s3",
-                config,
-                *sizes,
-            ],
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{s3}/healthz")
-            wait_for(f"http://127.0.0.1:{filer}/buckets/box/", "POST")
-            yield f"http://127.0.0.1:{s3}"
-        finally:
-            server.terminate()
-            server.wait(30)
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
-def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As operators set it."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1",
-    }.items():
+def environment(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
 
 
