@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -90,29 +91,31 @@ def create_app(
     on_engine_failure: Callable[[EngineUnavailable], None] = _log_failure,
     operators: socket.socket | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.time,
 ) -> Router:
     """The whole server. It answers at once, with 503 until the engine is ready; `on_engine_failure` is called when it
     is certain that it never will be. `operators` is the listening socket of their port, if they have one; while
-    `stopping`, the server is not ready."""
+    `stopping`, the server is not ready. `clock` tells seconds since the epoch, for what outlives a process; what begins
+    and ends in one is measured by a clock that nobody can set."""
     records = database.at(settings.data, settings.database_url)
-    storage = Storage(records, settings)
+    storage = Storage(records, settings, clock)
 
     def model_folder() -> Path | None:
         return engine.folder if isinstance(engine, Embedded) else None
 
-    recorder = recorder_of(settings, records, storage.objects)
+    recorder = recorder_of(settings, records, storage.objects, clock)
     media = assembly.media(settings, model_folder=model_folder, uploads=storage.uploads)
     stack = layered(engine, settings, media, Keeping(settings, recorder))
-    keyring = access.keyring_of(settings, records)
-    queue = Queue(records)
-    batches = BatchService(records, queue, storage.files, stack, keyring, settings)
+    keyring = access.keyring_of(settings, records, clock)
+    queue = Queue(records, lambda: int(clock() * 1e3))
+    batches = BatchService(records, queue, storage.files, stack, keyring, settings, clock)
     chats = Tasks(queue, stack, keyring, settings)
     kinds: dict[str, Kind] = {tasks.KIND: chats, BATCH_LINE: batches.work, BATCH_TEST: batches.trial}
     workers = Workers(
         queue, kinds, folder=settings.data, concurrency=settings.background_concurrency, ready=stack.ready
     )
 
-    webhooks = Webhooks(queue, SecretStore(records), settings)
+    webhooks = Webhooks(queue, SecretStore(records, clock), settings)
 
     metrics = Metrics(stack, settings.served_models, prices_of(settings), queue.backlog, webhooks.deliveries.counts)
     probes = ops.routes(stack, stopping)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from serving.access.grant import Quota
@@ -14,8 +16,8 @@ LEASE_BEYOND = 60.0
 """Seconds that a place is held beyond the longest request, for its body and what it waits for."""
 
 
-def keyring_of(settings: Settings, database: AsyncEngine) -> Keyring:
-    return Keyring(KeyStore(database)) if settings.auth else OpenDoor()
+def keyring_of(settings: Settings, database: AsyncEngine, clock: Callable[[], float]) -> Keyring:
+    return Keyring(KeyStore(database), clock=clock) if settings.auth else OpenDoor()
 
 
 def quota_of(settings: Settings) -> Quota:

@@ -17,8 +17,8 @@ from serving.storage.assembly import Storage
 def routes(engine: Engine, storage: Storage, keyring: Keyring, limited: Limited, settings: Settings) -> list[Route]:
     """What the native protocol has besides chat and tasks. `engine` is the one at the bottom, below all layers."""
     signer = Signer(storage.records)
-    policies = Policies(signer, settings.max_upload_bytes)
-    leading = Links(signer)
+    policies = Policies(signer, settings.max_upload_bytes, clock=storage.clock)
+    leading = Links(signer, clock=storage.clock)
     return [
         *uploads.routes(storage.uploads, policies, keyring, settings),
         *files.routes(storage.files, leading, keyring, settings),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from serving.engine.base import Engine
@@ -32,8 +35,10 @@ class Keeping:
         return Recorded(engine, self._recorder, self._drafts, kept=self._kept, required=self._required)
 
 
-def recorder_of(settings: Settings, database: AsyncEngine, objects: Objects) -> Recorder | None:
+def recorder_of(
+    settings: Settings, database: AsyncEngine, objects: Objects, clock: Callable[[], float] = time.time
+) -> Recorder | None:
     if settings.records == "off":
         return None
     folder = settings.data / "records"
-    return Recorder(database, objects, folder, days=settings.records_days)
+    return Recorder(database, objects, folder, days=settings.records_days, clock=clock)

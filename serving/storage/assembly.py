@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from serving.settings import Settings
@@ -13,18 +16,20 @@ from serving.storage.uploads import Uploads
 class Storage:
     """Where bytes are kept, and what is kept there."""
 
-    def __init__(self, records: AsyncEngine, settings: Settings) -> None:
+    def __init__(self, records: AsyncEngine, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.records = records
+        self.clock = clock
         self.objects = objects.at(settings.objects, settings.data)
-        self.files = Files(records, self.objects)
+        self.files = Files(records, self.objects, clock=clock)
         self.uploads = Uploads(
             records,
             self.objects,
             lifetime=settings.upload_hours * 3600,
             quota=settings.max_uploads_bytes // 2,
             total=settings.max_uploads_bytes,
+            clock=clock,
         )
-        self.claims = Claims(records, lifetime=settings.idempotency_hours * 3600)
+        self.claims = Claims(records, lifetime=settings.idempotency_hours * 3600, clock=clock)
         self._sweeper = Sweeper(self.files.sweep, self.uploads.sweep, self.claims.sweep)
 
     async def start(self) -> None:

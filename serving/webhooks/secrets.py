@@ -51,7 +51,7 @@ class SecretStore:
 
     def __init__(self, database: AsyncEngine, clock: Callable[[], float] = time.time) -> None:
         self._database = database
-        self._clock = clock
+        self.clock = clock
 
     async def of(self, owner: str) -> Secrets:
         """`owner` is the id of an API key, or `SERVER`."""
@@ -60,7 +60,7 @@ class SecretStore:
     async def rotate(self, owner: str, grace: float) -> Secrets:
         """A new secret; the one that it replaces signs beside it for `grace` seconds more."""
         before = await self.of(owner)
-        until = int(self._clock() + grace)
+        until = int(self.clock() + grace)
         values = {"value": secrets.token_bytes(BYTES), "former": before.value, "former_until": until}
         async with self._database.begin() as connection:
             await connection.execute(update(_secrets).where(_secrets.c.owner == owner).values(values))
@@ -71,7 +71,7 @@ class SecretStore:
             row = (await connection.execute(select(_secrets).where(_secrets.c.owner == owner))).one_or_none()
         if row is None:
             return None
-        valid = row.former is not None and row.former_until > self._clock()
+        valid = row.former is not None and row.former_until > self.clock()
         return Secrets(bytes(row.value), bytes(row.former) if valid else None)
 
     async def _make(self, owner: str) -> Secrets:

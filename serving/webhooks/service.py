@@ -20,7 +20,7 @@ class Webhooks:
 
     def __init__(self, queue: Queue, secrets: SecretStore, settings: Settings, pace: Pace | None = None) -> None:
         guard = Guard.allowing(settings.fetch_allow)
-        self.deliveries = Deliveries(secrets, guard, timeout=settings.webhook_timeout)
+        self.deliveries = Deliveries(secrets, guard, timeout=settings.webhook_timeout, clock=secrets.clock)
         self._folder: Path = settings.data / FOLDER
         self._workers = Workers(
             queue,

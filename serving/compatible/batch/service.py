@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from serving.access.keyring import Keyring
@@ -28,9 +31,10 @@ class BatchService:
         engine: Engine,
         keyring: Keyring,
         settings: Settings,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         callbacks = Callbacks(settings)
-        records, groups = Records(database, hooks=callbacks.hooks), Groups(queue)
+        records, groups = Records(database, clock, hooks=callbacks.hooks), Groups(queue)
         self._lives = Lives(records, files, groups, settings.served_models, settings.data)
         self.endpoints = Batches(records, self._lives, groups, files, callbacks, most=settings.max_batches)
         self.work = LineWork(

@@ -17,7 +17,7 @@ ANSWER = Kept(200, "application/json", {"x-homescope-cache": "miss"}, b'{"a":1}'
 
 @dataclass
 class Clock:
-    now: float = 1_000.0
+    now: float = 1_000_000.0
 
     def __call__(self) -> float:
         return self.now
@@ -72,6 +72,17 @@ async def test_a_dead_process_loses_its_claim_and_what_it_made_is_found_by_its_i
     await claims.keep(first, ANSWER)  # too late: it has lost the claim
     with pytest.raises(InFlight):
         await taken(claims)
+
+
+async def test_a_claim_that_the_clock_has_left_behind_holds_nobody_up(claims: Claims, clock: Clock) -> None:
+    """It was made, by a process that has died, before the clock was set back by an hour; one that is renewed holds."""
+    await taken(claims, "dead")
+    alive = await taken(claims, "alive")
+    clock.now -= 3600
+    await claims.renew(alive)
+    await taken(claims, "dead")
+    with pytest.raises(InFlight):
+        await taken(claims, "alive")
 
 
 async def test_what_failed_may_be_asked_again_and_what_was_refused_corrected(claims: Claims) -> None:
