@@ -34,6 +34,9 @@ class Response:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     received: int = 0
+    streamed: bool = False
+    """The body is one of events."""
+
     uploaded: int | None = None
     """When the last byte of the request had left this process."""
 
@@ -80,13 +83,14 @@ class Link(asyncio.Protocol):
             self._response.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self._response is not None:
-            self._response.status = self._parser.get_status_code()
+        if (response := self._response) is not None:
+            response.status = self._parser.get_status_code()
+            response.streamed = response.headers.get("content-type", "").startswith("text/event-stream")
 
     def on_body(self, body: bytes) -> None:
-        if self._response is not None:
-            self._response.received += len(body)
-            self._response.on_body(body, self._now)
+        if (response := self._response) is not None:
+            response.received += len(body)
+            response.on_body(body, self._now)
 
     def on_message_complete(self) -> None:
         if not self._parser.should_keep_alive():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -13,8 +13,7 @@ from benchmarks.workload import Ask
 NATIVE_PATH = "/api/v1/services/aigc/multimodal-generation/generation"
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """What one event, or a whole answer, adds. Counts are of the whole answer so far; None where it does not say."""
 
     text: str = ""

@@ -21,11 +21,13 @@ import numpy as np
 
 from benchmarks.connection import Broken, Links, Response
 from benchmarks.dialects import Dialect
+from benchmarks.events import Events
 from benchmarks.record import OK, Record
 from benchmarks.workload import Ask
-from client.sse import Decoder
 
 _PROBE_S = 0.005
+_TOGETHER = 16
+"""Parts of a stream that are read in one go, once its first text is known: each costs half as much as alone."""
 
 
 @dataclass(frozen=True)
@@ -80,45 +82,55 @@ class _Listener:
     def __init__(self, dialect: Dialect) -> None:
         self.texts: list[str] = []
         self.times: list[int] = []
-        self.counts = {"input_tokens": 0, "output_tokens": 0, "image_tokens": 0}
+        self.input_tokens = self.output_tokens = self.image_tokens = 0
         self.finished = False
         self.error = ""
         self.spoke = asyncio.Event()
-        self._dialect = dialect
-        self._decoder = Decoder()
-        self._body: list[bytes] = []
+        self._delta = dialect.delta
+        self._events = Events()
+        self._parts: list[tuple[bytes, int]] = []
         self.response = Response(self._on_body)
 
     def _on_body(self, body: bytes, now: int) -> None:
-        if not self.response.headers.get("content-type", "").startswith("text/event-stream"):
-            self._body.append(body)
-            return
-        for event in self._decoder.feed(body):
-            if event.data != "[DONE]":
-                self._take(event.data, now)
+        self._parts.append((body, now))
+        if self.response.streamed and (not self.texts or len(self._parts) == _TOGETHER):
+            self._read()
+
+    def _read(self) -> None:
+        for body, now in self._parts:
+            for data in self._events.feed(body):
+                if data != b"[DONE]":
+                    self._take(data, now)
+        self._parts.clear()
 
     def close(self) -> None:
         """The answer is complete."""
-        if self._body:
-            self._take(b"".join(self._body), 0)
+        if self.response.streamed:
+            self._read()
+        elif self._parts:
+            self._take(b"".join(body for body, _ in self._parts), 0)
         if not self.error and not self.finished:
             self.error = "CutOff"
         if self.response.status != 200 and self.error in ("", "BadResponse", "CutOff"):
             self.error = f"HTTP {self.response.status}"
 
-    def _take(self, data: str | bytes, now: int) -> None:
+    def _take(self, data: bytes, now: int) -> None:
         try:
-            delta = self._dialect.delta(data)
+            delta = self._delta(data)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             self.error = self.error or "BadResponse"
             return
-        self.error = self.error or delta.error
-        self.finished = self.finished or delta.finished
-        for name in self.counts:
-            self.counts[name] = getattr(delta, name) or self.counts[name]
+        if delta.error:
+            self.error = self.error or delta.error
+        if delta.finished:
+            self.finished = True
+        self.input_tokens = delta.input_tokens or self.input_tokens
+        self.output_tokens = delta.output_tokens or self.output_tokens
+        self.image_tokens = delta.image_tokens or self.image_tokens
         if delta.text:
+            if not self.texts:
+                self.spoke.set()
             self.texts.append(delta.text)
-            self.spoke.set()
             if now:
                 self.times.append(now)
 
@@ -237,8 +249,8 @@ class Generator:
         record.bytes_sent, record.bytes_received = length, response.received
         record.images, record.pixels = len(ask.images), sum(picture.pixels for picture in ask.images)
         record.digest = listener.digest()
-        for name, count in listener.counts.items():
-            setattr(record, name, count)
+        record.input_tokens, record.output_tokens = listener.input_tokens, listener.output_tokens
+        record.image_tokens = listener.image_tokens
 
 
 @asynccontextmanager
