@@ -40,12 +40,16 @@ class Response:
     uploaded: int | None = None
     """When the last byte of the request had left this process."""
 
+    port: int = 0
+    """This end of the connection."""
+
 
 class Link(asyncio.Protocol):
     """One connection; one request at a time."""
 
     def __init__(self) -> None:
         self.usable = False
+        self.port = 0
         self._transport: asyncio.Transport | None = None
         self._response: Response | None = None
         self._done: asyncio.Future[None] | None = None
@@ -55,6 +59,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(0)  # so that resume_writing says when all has left
+        self.port = transport.get_extra_info("sockname")[1]
         self.usable = True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -117,7 +122,7 @@ class Link(asyncio.Protocol):
         assert self._transport is not None
         self._response, self._done = response, asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
-        response.uploaded = time.perf_counter_ns()
+        response.port, response.uploaded = self.port, time.perf_counter_ns()
         self._transport.writelines([head, body])
         try:
             await self._done

@@ -41,6 +41,7 @@ class Record:
         digest: SHA-256 of the answer's text, hexadecimal.
         score: of the answer, 0 to 1; None where no answer is known.
         cache: what the server said of its answer cache.
+        port: this end of the connection, by which a capture of the wire knows it; 0 where the sender does not know.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Record:
     digest: str = ""
     score: float | None = None
     cache: str = ""
+    port: int = 0
 
     @property
     def ok(self) -> bool:
