@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from benchmarks.record import Record
 _NANOSECONDS = 0xA1B23C4D
 _ETHERNET = 14
 _STARTS_WITHIN_S = 10.0
+_DRIFT = 200_000
 
 
 class NoCapture(Exception):
@@ -38,25 +39,41 @@ class Exchange(NamedTuple):
 
 @dataclass
 class Capture:
-    """What was seen, once it is over. `seen` has the exchanges of each port of a client, in their order."""
+    """What tcpdump has written so far, by the clock of the monotonic times, which is `offset` behind the wall's."""
 
-    seen: dict[int, list[Exchange]] = field(default_factory=dict)
+    file: Path
+    port: int
+    offset: int
 
-    def matched(self, records: Sequence[Record]) -> list[tuple[Record, Exchange]]:
-        """Each record with its exchange: the n-th that was sent from a port is the n-th on the wire.
+    def seen(self) -> dict[int, list[Exchange]]:
+        """The exchanges of each port of a client, in their order."""
+        return exchanges(self.file.read_bytes(), self.port, self.offset)
 
-        Raises:
-            NoCapture: the wire has more or fewer exchanges of a port than there are records.
-        """
-        by_port: dict[int, list[Record]] = defaultdict(list)
-        for record in sorted(records, key=lambda record: record.sent):
-            by_port[record.port].append(record)
-        for port, own in by_port.items():
-            if len(self.seen.get(port, [])) != len(own):
-                raise NoCapture(
-                    f"port {port} sent {len(own)} requests, on the wire were {len(self.seen.get(port, []))}"
-                )
-        return [pair for port, own in by_port.items() for pair in zip(own, self.seen[port], strict=True)]
+    async def whole(self, count: int) -> dict[int, list[Exchange]]:
+        """Once so many exchanges are in it, or no more come: packets are written a moment after they were there."""
+        for _ in range(50):
+            found = await asyncio.to_thread(self.seen)
+            if sum(map(len, found.values())) >= count:
+                break
+            await asyncio.sleep(0.1)
+        if abs(_wall_clock() - self.offset) > _DRIFT:
+            raise NoCapture("the machine's clock was set meanwhile")
+        return found
+
+
+def matched(records: Sequence[Record], seen: Mapping[int, Sequence[Exchange]]) -> list[tuple[Record, Exchange]]:
+    """Each record with its exchange: the n-th that was sent from a port is the n-th on the wire.
+
+    Raises:
+        NoCapture: the wire has more or fewer exchanges of a port than there are records.
+    """
+    by_port: dict[int, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.sent):
+        by_port[record.port].append(record)
+    for port, own in by_port.items():
+        if len(seen.get(port, ())) != len(own):
+            raise NoCapture(f"port {port} sent {len(own)} requests, on the wire were {len(seen.get(port, ()))}")
+    return [pair for port, own in by_port.items() for pair in zip(own, seen[port], strict=True)]
 
 
 @asynccontextmanager
@@ -66,18 +83,12 @@ async def capturing(port: int, file: Path) -> AsyncGenerator[Capture, None]:
     Raises:
         NoCapture: tcpdump is not installed, or may not capture.
     """
-    offset = _wall_clock()
     process = await _tcpdump(port, file)
-    capture = Capture()
     try:
-        yield capture
+        yield Capture(file, port, _wall_clock())
     finally:
-        # It says what is left in its buffer when it is asked to stop, not when it is killed.
         process.terminate()
         await process.wait()
-    if abs(_wall_clock() - offset) > 200_000:
-        raise NoCapture("the machine's clock was set meanwhile")
-    capture.seen = exchanges(await asyncio.to_thread(file.read_bytes), port, (offset + _wall_clock()) // 2)
 
 
 def _wall_clock() -> int:
@@ -95,7 +106,7 @@ async def _tcpdump(port: int, file: Path) -> asyncio.subprocess.Process:
         raise NoCapture("tcpdump is not installed")
     payload = "tcp[((tcp[12:1] & 0xf0) >> 2):4]"  # the first four bytes: POST, or HTTP
     picked = f"tcp port {port} and ({payload} = 0x504f5354 or {payload} = 0x48545450)"
-    options = ["-i", "lo", "-n", "-s", "128", "--time-stamp-precision=nano", "-B", "8192"]
+    options = ["-i", "lo", "-n", "-s", "128", "--time-stamp-precision=nano", "-U", "--immediate-mode"]
     with file.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             "tcpdump", *options, "-w", "-", picked, stdout=out, stderr=asyncio.subprocess.PIPE

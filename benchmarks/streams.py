@@ -22,7 +22,7 @@ import click
 import uvloop
 
 from benchmarks.arrivals import constant
-from benchmarks.capture import Capture, NoCapture, capturing, distances
+from benchmarks.capture import Capture, NoCapture, capturing, distances, matched
 from benchmarks.dialects import DIALECTS
 from benchmarks.environment import environment
 from benchmarks.estimates import percentile
@@ -49,7 +49,7 @@ async def _measure(streams: int, seconds: float, folder: Path, capture: bool) ->
             before = time.process_time(), engine.cpu_s()
             await generator.open([Ask((), "Hello.")], constant(rate, seconds))
             cpu = time.process_time() - before[0], engine.cpu_s() - before[1]
-        on_the_wire = await _compared(watched, wire, records, generator.start)
+        on_the_wire = await _compared(watched, records, generator.start)
     events = sum(len(record.gaps) + 1 for record in records)
     return {
         "streams_at_a_time": _most(records),
@@ -73,15 +73,12 @@ async def _captured(port: int, file: Path, stack: AsyncExitStack) -> Capture | s
         return f"none: {error}"
 
 
-async def _compared(
-    watched: Capture | str, stack: AsyncExitStack, records: list[Record], began: int
-) -> dict[str, Any] | str:
+async def _compared(watched: Capture | str, records: list[Record], began: int) -> dict[str, Any] | str:
     """The generator's times less the wire's, or why there is no such thing."""
     if isinstance(watched, str):
         return watched
     try:
-        await stack.aclose()
-        pairs = watched.matched(records)
+        pairs = matched(records, await watched.whole(len(records)))
     except NoCapture as error:
         return f"none: {error}"
     found = distances(pairs, began)

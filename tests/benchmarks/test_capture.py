@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.arrivals import constant
-from benchmarks.capture import Capture, Exchange, NoCapture, capturing, distances, exchanges
+from benchmarks.capture import Exchange, NoCapture, capturing, distances, exchanges, matched
 from benchmarks.dialects import DIALECTS
 from benchmarks.generator import Plan, Target, running
 from benchmarks.mock_engine import Knobs
@@ -42,16 +42,14 @@ def test_a_ports_requests_have_their_answers_in_turn() -> None:
 
 def test_what_the_generator_adds_is_told() -> None:
     one = record(0, 0.0, 1.0, port=41, sent=0, first=60 * MILLISECOND)
-    capture = Capture({41: [Exchange(1_000 + MILLISECOND, 1_000 + 59 * MILLISECOND)]})
+    seen = {41: [Exchange(1_000 + MILLISECOND, 1_000 + 59 * MILLISECOND)]}
 
-    assert distances(capture.matched([one]), began=1_000) == {"request": [1.0], "first_token": [1.0], "ttft": [2.0]}
+    assert distances(matched([one], seen), began=1_000) == {"request": [1.0], "first_token": [1.0], "ttft": [2.0]}
 
 
 def test_a_request_that_was_not_seen_is_told_and_not_guessed() -> None:
-    capture = Capture({41: [Exchange(1, 2)]})
-
     with pytest.raises(NoCapture, match="port 41 sent 2 requests, on the wire were 1"):
-        capture.matched([record(at, at, 1.0, port=41) for at in range(2)])
+        matched([record(at, at, 1.0, port=41) for at in range(2)], {41: [Exchange(1, 2)]})
 
 
 def test_another_file_is_no_capture() -> None:
@@ -86,10 +84,11 @@ async def test_each_request_is_found_on_the_wire(mock: Mock, tmp_path: Path) -> 
                 target = Target(url, DIALECTS["compatible-sse"], "mock")
                 async with running(target, Plan(), records.append) as generator:
                     await generator.open([Ask((), "Hello.")], constant(10, 1))
+                seen = await capture.whole(10)
         except NoCapture as error:
             pytest.skip(str(error))
 
-    found = distances(capture.matched(records), generator.start)
+    found = distances(matched(records, seen), generator.start)
 
     assert len(found["ttft"]) == 10
     assert min(found["request"]) > 0  # after the generator gave it away, and heard after the wire had it
