@@ -181,18 +181,18 @@ class Ledger:
         failures = 0 if found is None else self._db.execute(query, (key,)).fetchone()[0]
         return hashlib.sha256(f"{self._id}:{key}:{failures}".encode()).hexdigest()
 
-    def address(self, name: str) -> str | None:
+    async def address(self, name: str) -> str | None:
         """The address of an upload, as `client.uploads.Kept`."""
         query = "SELECT address FROM uploads WHERE name = ? AND until > ?"
         row = self._db.execute(query, (name, time.time())).fetchone()
         return None if row is None else str(row[0])
 
-    def keep_address(self, name: str, address: str, seconds: float) -> None:
+    async def keep_address(self, name: str, address: str, seconds: float) -> None:
         """Without room it is not kept: then the image is uploaded again after a crash."""
         with suppress(sqlite3.Error):
             self._db.execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (name, address, time.time() + seconds))
 
-    def forget_address(self, name: str) -> None:
+    async def forget_address(self, name: str) -> None:
         with suppress(sqlite3.Error):
             self._db.execute("DELETE FROM uploads WHERE name = ?", (name,))
 

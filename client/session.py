@@ -148,7 +148,7 @@ class Session:
             if schema is not None and wire.refuses_format(error, body):
                 self._unguided.add(model)
                 body = wire.unguided(body, described(as_schema(schema)))
-            elif self._uploads.forget(wire.references(body)):
+            elif await self._uploads.forget(wire.references(body)):
                 body = await self._body(images, prompt, model, schema, parameters)
             else:
                 raise

@@ -42,17 +42,17 @@ class _Certificate:
 
 
 class Kept(Protocol):
-    """Where addresses of uploads outlive the process, such as a ledger."""
+    """Where addresses of uploads outlive the process, such as a ledger. None of this raises where it cannot be done."""
 
-    def address(self, name: str) -> str | None:
+    async def address(self, name: str) -> str | None:
         """The `oss://` address of an upload that can still be used; None when there is none."""
         ...
 
-    def keep_address(self, name: str, address: str, seconds: float) -> None:
+    async def keep_address(self, name: str, address: str, seconds: float) -> None:
         """Keeps it, on the disk when this returns, for so long."""
         ...
 
-    def forget_address(self, name: str) -> None:
+    async def forget_address(self, name: str) -> None:
         """The server does not have it any more."""
         ...
 
@@ -93,7 +93,7 @@ class Uploads:
         if self._delivery == "inline" or (self._delivery == "auto" and not self._worth_it(len(data))):
             return data_uri(data)
         name = self._name(data, model)
-        if address := self._recall(name):
+        if address := await self._recall(name):
             return address
         try:
             address = await self._upload(data, model)
@@ -104,15 +104,15 @@ class Uploads:
                 self._delivery = "inline"  # no store there, and there will be none for the next image
             self._rests_until = time.monotonic() + _REST_SECONDS
             return data_uri(data)
-        self._remember(name, address)
+        await self._remember(name, address)
         return address
 
-    def forget(self, references: Iterable[str]) -> bool:
+    async def forget(self, references: Iterable[str]) -> bool:
         """After a refusal: whether an upload of an earlier process is among them. It is not used again."""
         gone = [self._recalled.pop(each) for each in references if each in self._recalled]
         for name in gone:
             if self.kept is not None:
-                self.kept.forget_address(name)
+                await self.kept.forget_address(name)
         return bool(gone)
 
     def _name(self, data: bytes, model: str) -> str:
@@ -121,11 +121,11 @@ class Uploads:
         name.update(hashlib.sha256(data).digest())
         return name.hexdigest()
 
-    def _recall(self, name: str) -> str | None:
+    async def _recall(self, name: str) -> str | None:
         address, until = self._known.get(name, ("", 0.0))
         if time.monotonic() < until:
             return address
-        earlier = None if self.kept is None else self.kept.address(name)
+        earlier = None if self.kept is None else await self.kept.address(name)
         if earlier is not None:
             self._recalled[earlier] = name
         return earlier
@@ -133,12 +133,12 @@ class Uploads:
     def _worth_it(self, size: int) -> bool:
         return _uploading_is_smaller(size) and time.monotonic() >= self._rests_until
 
-    def _remember(self, name: str, address: str) -> None:
+    async def _remember(self, name: str, address: str) -> None:
         if len(self._known) >= _REMEMBERED:
             del self._known[next(iter(self._known))]
         self._known[name] = address, time.monotonic() + _KEPT_SECONDS
         if self.kept is not None:
-            self.kept.keep_address(name, address, _KEPT_SECONDS)
+            await self.kept.keep_address(name, address, _KEPT_SECONDS)
 
     async def _upload(self, data: bytes, model: str) -> str:
         kind = check(data)

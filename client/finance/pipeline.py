@@ -15,7 +15,7 @@ from client.pipeline.models import Work
 from client.session import Session
 
 
-async def answer(session: Session, work: Work, image: bytes) -> Done:
+async def answer(session: Session, work: Work, image: bytes, idempotency_key: str) -> Done:
     """Reads a chart as `homescope report` does: figures, analysis, checks, the built-in alert rules.
 
     Returns:
@@ -26,8 +26,10 @@ async def answer(session: Session, work: Work, image: bytes) -> Done:
         HomescopeError: as `Session.ask`, about the figures. They stand without the analysis.
     """
     began = time.perf_counter()
-    figures = await session.ask(image, FIGURES, model=work.model, schema=Reading, parameters=PARAMETERS)
-    words = await _words(session, work, image)
+    figures = await session.ask(
+        image, FIGURES, model=work.model, schema=Reading, parameters=PARAMETERS, idempotency_key=idempotency_key
+    )
+    words = await _words(session, work, image, idempotency_key)
     usage = figures.usage if words is None else figures.usage + words.usage
     return Done(
         file=f"{work.document} {work.label}",
@@ -45,9 +47,9 @@ async def answer(session: Session, work: Work, image: bytes) -> Done:
     )
 
 
-async def _words(session: Session, work: Work, image: bytes) -> Answer | None:
+async def _words(session: Session, work: Work, image: bytes, idempotency_key: str) -> Answer | None:
     try:
-        return await session.ask(image, WORDS, model=work.model, parameters=PARAMETERS)
+        return await session.ask(image, WORDS, model=work.model, parameters=PARAMETERS, idempotency_key=idempotency_key)
     except HomescopeError as error:
         if error.fatal or isinstance(error, ConnectionFailed):
             raise

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from client.errors import ConfigurationError, LedgerError
 from client.finance.lock import alone
 from client.finance.rules import Alert
 from client.finance.series import Flag, Point, Series
-from client.finance.tables import VIEWS, alerts, documents, figures, flags, metadata, points, readings
+from client.finance.tables import VIEWS, alerts, documents, figures, flags, keys, metadata, points, readings
 from client.sqlite import write_ahead
 
 
@@ -81,6 +81,7 @@ class Store:
         try:
             async with self._engine.begin() as db:
                 await db.run_sync(metadata.create_all)
+                await keys.begin(db)
                 for name, query in VIEWS.items():
                     await db.execute(text(f"DROP VIEW IF EXISTS {name}"))
                     await db.execute(text(f"CREATE VIEW {name} AS {query}"))
@@ -165,6 +166,34 @@ class Store:
         query = select(readings).where(readings.c.key == key, readings.c.state == "done").limit(1)
         async with self._reading() as db:
             return (await db.execute(query)).mappings().first()
+
+    async def idempotency_key(self, key: str) -> str:
+        """Under which the questions of a key are sent: the same after a crash, another one after an unfit answer."""
+        async with self._reading() as db:
+            return await keys.of(db, key)
+
+    async def count_unfit(self, key: str) -> None:
+        """The answer to the question of a key did not fit: the next run asks it anew."""
+        async with self._write() as db:
+            await keys.count_unfit(db, key)
+
+    async def address(self, name: str) -> str | None:
+        """The address of an upload, as `client.uploads.Kept`."""
+        with suppress(LedgerError):
+            async with self._reading() as db:
+                return await keys.address(db, name)
+        return None
+
+    async def keep_address(self, name: str, address: str, seconds: float) -> None:
+        """Where it cannot be kept the image is uploaded again after a crash."""
+        with suppress(LedgerError):
+            async with self._write() as db:
+                await keys.keep_address(db, name, address, seconds)
+
+    async def forget_address(self, name: str) -> None:
+        with suppress(LedgerError):
+            async with self._write() as db:
+                await keys.forget_address(db, name)
 
     async def add_reading(self, figure: int, outcome: Outcome) -> int:
         """Adds what became of a figure, in one transaction; a failure of the same key is replaced."""

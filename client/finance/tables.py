@@ -15,7 +15,10 @@ from sqlalchemy import (
     func,
 )
 
+from client.idempotency import Keys
+
 metadata = MetaData()
+keys = Keys(metadata)
 
 documents = Table(
     "documents",

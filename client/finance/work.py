@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.documents import Opened, PageFailed, PageRead, UnreadableDocument, digest_of, figures_of
-from client.errors import ConnectionFailed, HomescopeError
+from client.errors import ConnectionFailed, HomescopeError, InvalidAnswer
 from client.finance.reading import FIGURES, PARAMETERS, PROMPT_VERSION, WORDS, Reading, reading_key
 from client.finance.rules import Alert, Rule, alerts_of
 from client.finance.series import Series, series_of, words_flags
@@ -113,20 +113,27 @@ class Reports:
 
     async def run(self, paths: Iterable[Path]) -> Counts:
         """Reads the documents one after the other. One that cannot be read is told and does not stop the others."""
-        async with asyncio.TaskGroup() as asking:
-            for path in paths:
-                if self.stopping:
-                    break
-                try:
-                    await self._document(path, asking)
-                    self.counts.documents += 1
-                except UnreadableDocument as error:
-                    self._tell_unread(path, 0, error.message.removeprefix(f"{path}: "))
-                except OSError as error:
-                    self._tell_unread(path, 0, error.strerror or str(error))
-                except HomescopeError as error:
-                    self._give_up(error)
+        self._session.keep_uploads(self._store)
+        try:
+            async with asyncio.TaskGroup() as asking:
+                for path in paths:
+                    if self.stopping:
+                        break
+                    await self._read_document(path, asking)
+        finally:
+            self._session.keep_uploads(None)
         return self.counts
+
+    async def _read_document(self, path: Path, asking: asyncio.TaskGroup) -> None:
+        try:
+            await self._document(path, asking)
+            self.counts.documents += 1
+        except UnreadableDocument as error:
+            self._tell_unread(path, 0, error.message.removeprefix(f"{path}: "))
+        except OSError as error:
+            self._tell_unread(path, 0, error.strerror or str(error))
+        except HomescopeError as error:
+            self._give_up(error)
 
     async def _document(self, path: Path, asking: asyncio.TaskGroup) -> None:
         self.now, self.page, self.pages = path, 0, 0
@@ -224,31 +231,35 @@ class Reports:
 
     async def _asked(self, found: Found, key: str) -> Outcome:
         """Raises HomescopeError where every other question would fail alike."""
-        model = self._options.model
+        model, sent_as = self._options.model, await self._store.idempotency_key(key)
         try:
             async with self._pace.slot():
                 answer = await self._session.ask(
-                    found.figure.image, FIGURES, model=model, schema=Reading, parameters=PARAMETERS
-                )
+                    found.figure.image, FIGURES, model=model, schema=Reading, parameters=PARAMETERS,
+                    idempotency_key=sent_as,
+                )  # fmt: skip
         except HomescopeError as error:
             if error.fatal or isinstance(error, ConnectionFailed):
                 raise
+            if isinstance(error, InvalidAnswer):
+                await self._store.count_unfit(key)
             return Outcome(key, model, PROMPT_VERSION, reason=error.message, request_id=error.request_id)
         reading: Reading = answer.value
         self.counts.usage += answer.usage
-        words, doubt = await self._words(found) if self._options.with_words else ("", "")
+        words, doubt = await self._words(found, sent_as) if self._options.with_words else ("", "")
         return Outcome(
             key, model, PROMPT_VERSION, _series(found, reading, words), doubt, reading.model_dump_json(), words,
             answer.request_id, answer.usage.input_tokens, answer.usage.output_tokens,
         )  # fmt: skip
 
-    async def _words(self, found: Found) -> tuple[str, str]:
+    async def _words(self, found: Found, sent_as: str) -> tuple[str, str]:
         """The model's analysis, or why there is none: the figures stand without it."""
         try:
             async with self._pace.slot():
                 answer = await self._session.ask(
-                    found.figure.image, WORDS, model=self._options.model, parameters=PARAMETERS
-                )
+                    found.figure.image, WORDS, model=self._options.model, parameters=PARAMETERS,
+                    idempotency_key=sent_as,
+                )  # fmt: skip
         except HomescopeError as error:
             if error.fatal or isinstance(error, ConnectionFailed):
                 raise

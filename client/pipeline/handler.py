@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from client.errors import ConfigurationError, ConnectionFailed, HomescopeError, InvalidAnswer, Throttled
+from client.errors import BeingAnswered, ConfigurationError, ConnectionFailed, HomescopeError, InvalidAnswer, Throttled
 from client.models import Failed, Record
 from client.pipeline.brokers import Queue, beat
 from client.pipeline.feed import Feed
@@ -123,7 +123,8 @@ class Handler:
         image = await self._images.get(item.digest)
         if hashlib.sha256(image).hexdigest() != item.digest:
             raise ImageGone(f"the image {item.digest[:12]} has changed in the image store")
-        record = await answering(item.kind)(self._session, item, image)
+        key = await self._store.idempotency_key(item.key)
+        record = await answering(item.kind)(self._session, item, image, key)
         return record if record.key == item.key else replace(record, key=item.key)
 
     async def _refused(self, item: Work, tries: int, error: HomescopeError) -> bool:
@@ -133,10 +134,12 @@ class Handler:
             self.halted = self.halted or error
             self.stopping.set()
             raise Stopping
-        if isinstance(error, ConnectionFailed | Throttled):
+        if isinstance(error, BeingAnswered | ConnectionFailed | Throttled):
             await self._store.give_back(item, self._worker, reason=error.message, counted=False)
             await self._pause(error.retry_after or _pause_after(tries))
             return False
+        if isinstance(error, InvalidAnswer):
+            await self._store.count_unfit(item.key)
         if error.retryable or isinstance(error, InvalidAnswer):
             return await self._again(item, tries, error.message)
         await self._end(item, _failed(item, error, tries))

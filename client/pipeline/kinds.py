@@ -12,16 +12,17 @@ from client.models import Done
 from client.pipeline.models import Work
 from client.session import Session
 
-Answering: TypeAlias = Callable[[Session, Work, bytes], Awaitable[Done]]
-"""Asks a session about an image, and returns what is stored. Errors are those of `Session.ask`."""
+Answering: TypeAlias = Callable[[Session, Work, bytes, str], Awaitable[Done]]
+"""Asks about an image under an `Idempotency-Key`; returns what is stored. Errors are those of `Session.ask`."""
 
 
-async def ask(session: Session, item: Work, image: bytes) -> Done:
+async def ask(session: Session, item: Work, image: bytes, idempotency_key: str) -> Done:
     """The item's own question."""
     began = time.perf_counter()
     answer = await session.ask(
-        [image], item.prompt, model=item.model, schema=item.schema, parameters=dict(item.parameters)
-    )
+        [image], item.prompt, model=item.model, schema=item.schema, parameters=dict(item.parameters),
+        idempotency_key=idempotency_key,
+    )  # fmt: skip
     return Done(
         file=f"{item.document} {item.label}",
         key=item.key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from client.errors import ConfigurationError
+from client.idempotency import Keys
 from client.models import Record, from_json, state, to_json
 from client.pipeline.models import ENDED, Counts, Work
 from client.sqlite import write_ahead
@@ -43,6 +45,7 @@ _answers = sql.Table(
     sql.Column("record", sql.Text, nullable=False),
     sql.Column("at", sql.Float, nullable=False),
 )
+_keys = Keys(_metadata, "pipeline_")
 
 RELEASE_AGAIN = 60.0
 """Seconds after which a row that was handed to a publisher and not reported as published is handed out again."""
@@ -87,6 +90,7 @@ class Store:
         try:
             async with self._engine.begin() as connection:
                 await connection.run_sync(_metadata.create_all)
+                await _keys.begin(connection)
         except (SQLAlchemyError, OSError) as error:
             await self._engine.dispose()
             raise ConfigurationError(f"the database of the pipeline cannot be opened: {_cause(error)}") from error
@@ -198,6 +202,34 @@ class Store:
         async with self._engine.connect() as connection:
             line = (await connection.execute(query)).scalar_one_or_none()
         return None if line is None else from_json(line)
+
+    async def idempotency_key(self, key: str) -> str:
+        """Under which the question of a key is sent: the same after a crash, another one after an unfit answer."""
+        async with self._engine.connect() as connection:
+            return await _keys.of(connection, key)
+
+    async def count_unfit(self, key: str) -> None:
+        """The answer to the question of a key did not fit: it is asked anew, under another name."""
+        async with self._engine.begin() as connection:
+            await _keys.count_unfit(connection, key)
+
+    async def address(self, name: str) -> str | None:
+        """The address of an upload, as `client.uploads.Kept`."""
+        with suppress(SQLAlchemyError, OSError):
+            async with self._engine.connect() as connection:
+                return await _keys.address(connection, name)
+        return None
+
+    async def keep_address(self, name: str, address: str, seconds: float) -> None:
+        """Where it cannot be kept the image is uploaded again after a crash."""
+        with suppress(SQLAlchemyError, OSError):
+            async with self._engine.begin() as connection:
+                await _keys.keep_address(connection, name, address, seconds)
+
+    async def forget_address(self, name: str) -> None:
+        with suppress(SQLAlchemyError, OSError):
+            async with self._engine.begin() as connection:
+                await _keys.forget_address(connection, name)
 
     async def finish(self, item: Work, record: Record) -> None:
         """Stores an answer, the first one under its key, and ends the row with it: both or neither."""

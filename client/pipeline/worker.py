@@ -109,6 +109,7 @@ class Worker:
                 store, settings.image_store(), self._session, broker, feed,
                 worker=self.name, lease=settings.lease, tries=settings.tries,
             )  # fmt: skip
+            self._session.keep_uploads(store)
             await broker.start(handler, self._concurrency)
             try:
                 await self._oversee(store, broker, feed, handler, until_empty)
@@ -116,6 +117,7 @@ class Worker:
                 handler.stopping.set()
                 await broker.stop()
                 await handler.settled()
+                self._session.keep_uploads(None)
         if handler.halted is not None:
             raise handler.halted
         return handler.ended

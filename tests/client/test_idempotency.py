@@ -172,6 +172,30 @@ async def test_nor_that_of_a_killed_server(homescope: Homescope, mixed: Path) ->
     assert homescope.asked == 4, "paid for twice"
 
 
+async def pipeline(homescope: Homescope, *arguments: str) -> Process:
+    named = {"DASHSCOPE_HTTP_BASE_URL": homescope.url, "DASHSCOPE_API_KEY": homescope.key, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "client", "pipeline", *arguments, "--data", str(homescope.folder / "pipeline")]
+    return await asyncio.create_subprocess_exec(*command, env=os.environ | named, stdout=PIPE, stderr=PIPE)
+
+
+async def test_nor_that_of_a_killed_worker(homescope: Homescope, mixed: Path) -> None:
+    work = ("work", "--until-empty", "--lease", "4", "--concurrency", "4")
+    submitting = await pipeline(homescope, "submit", str(mixed), "--prompt", "?", "--model", "qwen3-vl-30b")
+    _, errors = await submitting.communicate()
+    assert submitting.returncode == 0, errors
+    first = await pipeline(homescope, *work)
+    for _ in range(4):
+        await homescope.relay.kept.acquire()
+    first.kill()
+    await first.communicate()
+    assert homescope.asked == 4
+    homescope.relay.open.set()
+    again = await pipeline(homescope, *work)
+    _, errors = await again.communicate()
+    assert again.returncode == 0, errors
+    assert homescope.asked == 4, "paid for twice"
+
+
 async def ran(server: Scripted, folder: Path, out: Path, *, retry_failed: bool = False, job: Job = JOB) -> Batch:
     async with Session(server.url, "sk-test") as session:
         with Ledger(out, job) as ledger:

@@ -52,7 +52,7 @@ async def test_figures_stand_without_words(model: Scripted) -> None:
 
     model.default = figures_alone
     async with session(model) as asking:
-        done = await answer(asking, replace(REPORT, prompt="图1 营业收入（单位：亿元）"), png(1))
+        done = await answer(asking, replace(REPORT, prompt="图1 营业收入（单位：亿元）"), png(1), "once")
     assert (done.value["series"]["measure"], done.value["words"]) == ("营业收入", "")
     assert [alert["label"] for alert in done.value["alerts"]] == ["重点关注"]
     assert done.usage.total_tokens == 110

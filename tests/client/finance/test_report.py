@@ -21,6 +21,10 @@ def report(model: Scripted, *arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["report", *map(str, arguments), *server])
 
 
+def keys(model: Scripted) -> list[str]:
+    return [call.headers["idempotency-key"] for call in model.calls]
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
@@ -95,6 +99,8 @@ def test_a_chart_that_was_not_read_is_asked_again(model: Scripted, annual: Path,
     model.default = told
     assert report(model, annual, "--out", tmp_path / "out").exit_code == 0
     assert len(rows(tmp_path / "out" / "series.csv")) == 4
+    refused, figures, words = keys(model)
+    assert refused == figures != words, "a crash may have lost the answer, not the question"
 
 
 def test_an_answer_that_is_no_chart(model: Scripted, annual: Path, tmp_path: Path) -> None:
@@ -105,6 +111,8 @@ def test_an_answer_that_is_no_chart(model: Scripted, annual: Path, tmp_path: Pat
     result = report(model, annual, "--out", tmp_path / "out", "--no-words")
     assert result.exit_code == 1
     assert "4 years and 1 values" in result.output
+    report(model, annual, "--out", tmp_path / "out", "--no-words")
+    assert len(set(keys(model))) == 4, "two questions and their repairs: a server would repeat the answer to the same"
 
 
 def test_a_wrong_key_stops_at_once(model: Scripted, annual: Path, tmp_path: Path) -> None:

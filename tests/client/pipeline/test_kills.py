@@ -67,6 +67,7 @@ async def test_workers_killed_at_any_moment_with_their_broker(
     assert not known & {call.digest for call in server.calls[before:]}
     async with settings.store() as store:
         assert await totals(store) == {"done": ITEMS}
+    assert len({(call.digest, call.headers["idempotency-key"]) for call in server.calls}) == ITEMS
 
 
 @pytest.mark.timeout(120)

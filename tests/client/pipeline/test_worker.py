@@ -102,6 +102,28 @@ async def test_an_item_that_fails_again_and_again_becomes_a_dead_letter_and_can_
         assert await totals(store) == {"done": 1}
 
 
+async def test_a_question_has_one_idempotency_key_until_its_answer_does_not_fit(
+    server: Scripted, settings: Settings, documents: Documents
+) -> None:
+    folders, question = documents(1), replace(QUESTION, schema={"type": "object"})
+    server.script = [
+        replies.refusal(500, "InternalError", "boom"), replies.refusal(409, "IdempotencyKey.InFlight", "later"),
+        replies.answer("no JSON"), replies.answer("its repair, no JSON either"), replies.answer("{}"),
+    ]  # fmt: skip
+    await put(settings, folders, question)
+    await worked(settings, server)
+    async with settings.store() as store:
+        (row,) = [row async for row in store.rows()]
+    assert (row.state, row.tries) == ("done", 3), "the one in flight was no try of this worker"
+    other = replace(settings, data=settings.data.with_name("other"))
+    server.script = [replies.answer("{}")]
+    await put(other, folders, question)
+    await worked(other, server)
+    failed, waited, unfit, repair, fit, elsewhere = (call.headers["idempotency-key"] for call in server.calls)
+    assert failed == waited == unfit
+    assert len({unfit, repair, fit, elsewhere}) == 4
+
+
 @pytest.mark.parametrize("body", [b"\xff", b"[1]", b"{}", b'{"document": 1}', b'{"no such": 1}'])
 async def test_a_message_that_is_none_is_buried_at_once(server: Scripted, settings: Settings, body: bytes) -> None:
     async with EmbeddedBroker(settings.data / "broker") as broker:
