@@ -126,7 +126,15 @@ class Nats:
         return streams[0].state.messages, streams[1].state.messages
 
     async def stop(self) -> None:
-        await self._broker.stop()
+        from nats.errors import ConnectionClosedError, ConnectionReconnectingError
+
+        connection = self._broker._connection
+        try:
+            await self._broker.stop()
+        except (ConnectionClosedError, ConnectionReconnectingError):
+            # The worker that kept the server was done first: nothing can be drained, and nothing is left to tell it.
+            if connection is not None:
+                await connection.close()
 
 
 class Rabbit:

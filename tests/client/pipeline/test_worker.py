@@ -193,6 +193,19 @@ async def test_two_workers_share_the_work_and_the_broker(
     assert max(Counter(call.digest for call in server.calls).values()) == 1
 
 
+async def test_a_stop_after_the_broker_has_ended(settings: Settings) -> None:
+    """As for a worker whose broker was another's, which was done first."""
+    async with EmbeddedBroker(settings.data / "broker") as broker:
+        left = queue(broker.url, patience=2)
+        await left.start()
+        connection = left._broker._connection  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        while not connection.is_reconnecting:  # noqa: ASYNC110 -- its callback is the queue's own
+            await asyncio.sleep(0.01)
+    await left.stop()
+    assert connection.is_closed
+
+
 @pytest.mark.parametrize("url", ["redis://here", "here", ""])
 def test_a_broker_that_is_not_known(url: str) -> None:
     with pytest.raises(ConfigurationError, match="nats://, amqp://"):
