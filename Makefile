@@ -49,7 +49,7 @@ bench-peers: setup ## beside other gateways, installed for it
 bench-client: setup ## the client: rate, CPU and memory, kills; half an hour
 	@$(BIN)/python -m benchmarks.client_rate --seconds 20 --out benchmarks/results/client_rate.json
 	@$(BIN)/python -m benchmarks.client_memory --out benchmarks/results/client_memory.json
-	@$(BIN)/python -m benchmarks.client_kills --kills 200 --out benchmarks/results/client_kills.json
+	@$(BIN)/python -m benchmarks.client_kills --out benchmarks/results/client_kills.json
 
 lock: setup ## write locks/ anew from pyproject.toml
 	@sh scripts/lock.sh
