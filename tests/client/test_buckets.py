@@ -17,7 +17,7 @@ from client.session import Session
 from client.sources import questions
 from tests.client.conftest import png
 from tests.client.server import Scripted
-from tests.serving.storage.test_bucket import WEED, endpoint, environment
+from tests.serving.storage.seaweed import WEED, environment, seaweed
 
 pytestmark = [
     pytest.mark.ring3,
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
-__all__ = ["endpoint", "environment"]
+__all__ = ["environment", "seaweed"]
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from client.pipeline.worker import Settings, Worker
 from tests.client import server as replies
 from tests.client.conftest import png
 from tests.client.pipeline.conftest import QUESTION, Documents, beaten, put, session, totals, worked
-from tests.client.pipeline.servers import free_port
 from tests.client.server import Call, Scripted
+from tests.ports import free_port
 
 
 async def test_everything_submitted_is_answered_once(

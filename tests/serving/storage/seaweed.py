@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import pytest
+
+from tests.ports import free_port
 
 WEED = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
 BUCKET = "box"
+GRPC = 10_000
+"""So much above each of its ports it takes another one."""
 KEY, SECRET = "homescope-test", "not-a-secret-at-all"
 
 
@@ -24,7 +29,7 @@ class Seaweed:
     """One server, which can be killed and started again on what it has kept."""
 
     folder: Path
-    _ports: list[int] = field(default_factory=lambda: _free_ports())
+    _ports: list[int] = field(default_factory=lambda: [free_port(above=GRPC) for _ in range(4)])
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,22 +97,6 @@ class Seaweed:
         self._process.send_signal(number)
 
 
-def _free_ports() -> list[int]:
-    """Four that are free. Below 32768, because SeaweedFS takes another one 10,000 above each."""
-    found: list[int] = []
-    for port in range(21000, 30000, 7):
-        with socket.socket() as probe, socket.socket() as above:
-            try:
-                probe.bind(("127.0.0.1", port))
-                above.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == 4:
-            return found
-    raise AssertionError
-
-
 def _wait_for(url: str, method: str = "GET", files: dict[str, bytes] | None = None) -> None:
     deadline = time.monotonic() + 60
     while True:
@@ -119,3 +108,19 @@ def _wait_for(url: str, method: str = "GET", files: dict[str, bytes] | None = No
             pass
         assert time.monotonic() < deadline, f"{url} does not answer"
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def environment(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from serving.errors import StorageUnavailable
 from serving.exchange import ClientGone
 from serving.storage import objects
 from serving.storage.objects import ObjectNotFound, Objects, ObjectTooLarge
-from tests.serving.storage.seaweed import WEED, Seaweed
+from tests.serving.storage.seaweed import WEED, environment, seaweed
 from tests.serving.storage.test_objects import pieces, whole
 
 MIB = 1 << 20
@@ -23,20 +22,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def environment(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in seaweed.environment.items():
-        monkeypatch.setenv(name, value)
+__all__ = ["environment", "seaweed"]
 
 
 @pytest.fixture
