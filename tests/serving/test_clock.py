@@ -100,6 +100,7 @@ async def test_limits_and_kept_answers_do_not_notice(
 
 
 @leaps
+@pytest.mark.ring3
 async def test_work_that_is_accepted_is_done_once(
     settings: Settings, engine: FakeEngine, clock: Clock, leap: float
 ) -> None:
