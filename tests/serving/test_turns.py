@@ -34,7 +34,7 @@ def test_who_leaves_is_not_served() -> None:
     assert not turns
 
 
-@given(st.lists(st.sampled_from("abc"), max_size=20), st.integers(0, 20), st.sampled_from("abcd"))
+@given(st.lists(st.sampled_from("abc"), max_size=20), st.integers(0, 3), st.sampled_from("abcd"))
 def test_how_many_come_before_is_how_many_are_served_before(adds: list[str], taken: int, holder: str) -> None:
     turns: Turns[str] = Turns()
     for number, each in enumerate(adds):
