@@ -58,6 +58,7 @@ async def test_the_cpu_of_a_process_is_told_for_each_request() -> None:
     assert 0.0 < found["other"]["median"] < 50.0
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(120)
 async def test_at_half_load_both_get_as_many_requests_as_were_asked_for() -> None:
     async with mock_engine("--pieces", "1") as (url, tree):
