@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _watched(item: pytest.Item) -> Generator[None, None, None]:
-    GUARD.begin(item)
+    GUARD.begin(rings.ring_of(item))
     try:
         yield
     finally:

@@ -136,6 +136,7 @@ async def test_a_stream_that_ends_early_is_a_failure() -> None:
     assert record.outcome == "CutOff"
 
 
+@pytest.mark.ring3
 async def test_nobody_there_is_a_failure_of_each_request(unused_tcp_port: int) -> None:
     records = await run(f"http://127.0.0.1:{unused_tcp_port}", [0.0, 0.0])
 

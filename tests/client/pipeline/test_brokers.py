@@ -119,6 +119,7 @@ async def test_kafkas_protocol(kafka: str, server: Scripted, settings: Settings,
     assert len(server.calls) == 6
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("scheme", ["nats", "amqp"])
 async def test_a_broker_that_is_not_there_is_one_line(scheme: str) -> None:

@@ -56,6 +56,7 @@ async def test_a_source_that_fails_is_told_in_the_clouds_words(client: httpx.Asy
     assert (away.status_code, away.json()["code"]) == (400, "InvalidParameter.DataInspection")
 
 
+@pytest.mark.ring3
 async def test_a_video_reaches_the_engine_as_frames(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     part = {"video": data_uri(film(2, size=(64, 64)), "video/mp4"), "fps": 2}
     response = await client.post(PATH, json=chat(user(part, "?")))

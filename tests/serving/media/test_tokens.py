@@ -74,6 +74,7 @@ def sizes(seed: int) -> list[tuple[tuple[int, int], Bounds, int]]:
     return found
 
 
+@pytest.mark.timeout(180)  # they import torch
 def test_the_grid_is_the_one_of_the_published_processors() -> None:
     vision_operators.define_missing()
     image_resize = pytest.importorskip("transformers.models.qwen2_vl.image_processing_qwen2_vl").smart_resize
