@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 import resource
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from serving.doctor.finding import Finding, size
-from serving.engine import hardware, plan
+from serving.engine import hardware, launch, plan
 from serving.server import CannotListen, listen
 from serving.settings import Settings
 from serving.storage.objects import RESERVE
@@ -128,8 +127,7 @@ async def accelerator(settings: Settings) -> Finding:
         return Finding("ok", "accelerator", f"{found}; none is needed here, the engines run elsewhere")
     try:
         chosen = plan.plan(machine, model=settings.model, served_names=settings.served_models)
+        await asyncio.to_thread(launch.check, chosen)
     except plan.LaunchError as error:
         return Finding("fail", "accelerator", f"{found}; {error}")
-    if chosen.folder is not None and not os.access(chosen.folder, os.R_OK | os.X_OK):
-        return Finding("fail", "accelerator", f"{chosen.folder} cannot be read; name another folder in HOMESCOPE_MODEL")
     return Finding("ok", "accelerator", f"{found}; {chosen.summary}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import random
 import secrets
@@ -288,10 +289,26 @@ def check(plan: LaunchPlan) -> None:
                 f"The embedded engine needs the Python package {module}, which is not installed here: `make setup` "
                 "installs it, or name a running vLLM with --engine-url."
             )
-    if plan.folder is not None and not (plan.folder / "config.json").is_file():
+    if plan.folder is not None:
+        _check_weights(plan.folder)
+
+
+def _check_weights(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
         raise LaunchError(
-            f"There is no model in {plan.folder} (no config.json): name its folder, or a model on the Hugging "
+            f"There is no model in {folder} (no config.json): name its folder, or a model on the Hugging "
             "Face hub, in HOMESCOPE_MODEL."
+        )
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.is_file() else []
+        lacking = [name for name in shards if not (folder / name).is_file()]
+    except (ValueError, KeyError, AttributeError, OSError):
+        raise LaunchError(f"{index} cannot be read: download the weights again.") from None
+    if lacking:
+        raise LaunchError(
+            f"{len(lacking)} of {len(shards)} files of weights are not in {folder}, {lacking[0]} first: the download "
+            "is not complete, run it again."
         )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from serving.cli import main
 from serving.doctor import engines, machine, stores
 from serving.doctor.command import examined
 from serving.doctor.finding import Finding
+from serving.engine import hardware
+from serving.engine.hardware import Gpu, Machine
 from serving.settings import Settings
 from serving.storage.migrations import HEAD
 from tests.fakes import FakeEngine
@@ -141,3 +144,29 @@ def test_settings_that_cannot_be_read(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["doctor"], env={"HOMESCOPE_DATA": str(tmp_path), "HOMESCOPE_PORT": "x"})
     assert (done.exit_code, len(done.stdout.splitlines())) == (1, 1)
     assert "HOMESCOPE_PORT=x" in done.stdout
+
+
+async def test_a_volume_of_weights_that_is_missing_empty_or_half_full(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker mounts an empty folder where the one that was named is not there."""
+    monkeypatch.setattr(hardware, "detect", lambda: MACHINE)
+    found = settings.model_copy(update={"model": str(tmp_path / "models")})
+    assert_told(await machine.accelerator(found), "fail", "no model in", "no config.json")
+    (tmp_path / "models").mkdir()
+    assert_told(await machine.accelerator(found), "fail", "no model in", "no config.json")
+    (tmp_path / "models" / "config.json").write_text("{}")
+    index = tmp_path / "models" / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    assert_told(await machine.accelerator(found), "fail", "1 of 1 files of weights", "run it again")
+    (tmp_path / "models" / "model-1.safetensors").touch()
+    assert_told(await machine.accelerator(found), "ok", "H200")
+
+
+async def test_a_gpu_that_is_too_small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(MACHINE, gpus=(Gpu("GT 1030", 2.0, 6.1),))
+    monkeypatch.setattr(hardware, "detect", lambda: small)
+    assert_told(await machine.accelerator(settings), "fail", "GT 1030 (2 GiB)")
+
+
+MACHINE = Machine("Linux x86_64", 64, 512, frozenset({"avx2"}), (Gpu("H200", 139.8, 9.0),), "gpu")

@@ -321,6 +321,21 @@ async def test_says_at_once_what_is_missing(tmp_path: Path, model: str, modules:
 
 
 @pytest.mark.ring3
+async def test_weights_that_are_not_complete_are_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-1.safetensors").touch()
+    index = tmp_path / "model.safetensors.index.json"
+    launcher = Launcher(LaunchPlan(("true",), str(tmp_path), (), 1, "a test", modules=()), log_dir=tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    with pytest.raises(LaunchError, match=r"1 of 2 files of weights are not in .*, model-2\.safetensors first"):
+        await launcher.start()
+    index.write_text("{")
+    with pytest.raises(LaunchError, match=r"index\.json cannot be read: download the weights again"):
+        await launcher.start()
+    await launcher.aclose()
+
+
+@pytest.mark.ring3
 async def test_a_log_folder_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     launcher = Launcher(LaunchPlan(("true",), "owner/name", (), 1, "a test", modules=()), log_dir=tmp_path / "file")
