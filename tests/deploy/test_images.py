@@ -29,7 +29,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.places = ("--root", str(folder / "store"), "--runroot", str(folder / "run"), "--storage-driver", "vfs")
+        self.places = places(folder, "overlay" if overlays(folder) else "vfs")
         self.policy = folder / "policy.json"
         self.policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
 
@@ -43,6 +43,22 @@ class Store:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.podman("run", *LIMITS, *HARDENED, *arguments)
+
+
+def places(folder: Path, driver: str) -> tuple[str, ...]:
+    return ("--root", str(folder / driver), "--runroot", str(folder / "run"), "--storage-driver", driver)
+
+
+def overlays(folder: Path) -> bool:
+    """Whether layers can be laid over each other here; else each is a copy of all below it, 20 of them for an image."""
+    tried = places(folder / "tried", "overlay")
+    container = subprocess.run(["buildah", *tried, "from", "scratch"], capture_output=True, text=True, check=False)
+    if container.returncode == 0:
+        mounted = ["buildah", *tried, "mount", container.stdout.strip()]
+        mount = subprocess.run(mounted, capture_output=True, check=False)
+        subprocess.run(["buildah", *tried, "rm", "--all"], capture_output=True, check=False)
+        return mount.returncode == 0
+    return False
 
 
 def run(*command: str | Path) -> str:
@@ -67,12 +83,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     for target in ("gateway", "client"):
         build(made, target)
     yield made
+    made.buildah("rm", "--all")
     shutil.rmtree(made.folder, ignore_errors=True)
 
 
 def build(store: Store, target: str) -> None:
     secrets = ["--secret", f"id=ca.crt,src={CERTIFICATES}"] if CERTIFICATES.exists() else []
-    options = ("--isolation", "chroot", "--pull-never", "--format", "docker", "--signature-policy", store.policy)
+    # --layers: what the images have in common, packages of Debian and the wheel of homescope, is made once.
+    options = (
+        "--isolation",
+        "chroot",
+        "--pull-never",
+        "--format",
+        "docker",
+        "--signature-policy",
+        store.policy,
+        "--layers",
+    )
     file = ROOT / "docker" / "Dockerfile"
     store.buildah("bud", *options, *secrets, "-f", file, "--target", target, "-t", f"homescope-{target}:test", ROOT)
 
@@ -94,6 +121,29 @@ def test_the_client_knows_its_commands(store: Store) -> None:
     done = store.run("--rm", "homescope-client:test", "homescope", "pipeline", "work", "--help")
     assert done.returncode == 0, done.stderr
     assert "--broker" in done.stdout
+
+
+def test_a_worker_lives_as_its_probe_says(store: Store) -> None:
+    command = ("homescope", "pipeline", "work", "--data", "/data", "--heartbeat", "/tmp/heartbeat")
+    server = ("-e", "DASHSCOPE_HTTP_BASE_URL=http://127.0.0.1:9/api/v1", "-e", "DASHSCOPE_API_KEY=sk-test")
+    assert store.run("-d", "--name", "worker", *server, "homescope-client:test", *command).returncode == 0
+    try:
+        while (asked := store.podman("exec", "worker", "heartbeat", "/tmp/heartbeat", "30")).returncode != 0:
+            assert "has not reached its broker yet" in asked.stderr, store.podman("logs", "worker").stderr
+        assert store.podman("stop", "--time", "30", "worker").returncode == 0
+        assert store.podman("inspect", "worker", "--format", "{{.State.ExitCode}}").stdout.strip() == "0"
+    finally:
+        store.podman("rm", "--force", "--volumes", "worker")
+
+
+@pytest.mark.parametrize(("target", "most"), [("gateway", 400), ("client", 900)])
+def test_an_image_is_small(store: Store, target: str, most: int) -> None:
+    """MB beyond the base; what is not in the libraries is 60 MB of Python, and no cache of apt's."""
+    assert size(store, f"homescope-{target}:test") - size(store, BASE) < most * 1_000_000
+
+
+def size(store: Store, image: str) -> int:
+    return int(store.podman("image", "inspect", image, "--format", "{{.Size}}").stdout)
 
 
 def test_the_gateway_serves_is_healthy_and_stops(store: Store) -> None:
