@@ -353,7 +353,7 @@ def test_what_scales_looks_at_metrics_that_exist() -> None:
 
 def test_a_linter_of_security_finds_nothing(tmp_path: Path) -> None:
     """Checkov, in an environment of its own. What it is told to leave out is named with the reason."""
-    for name in OVERLAYS:
+    for name in EVERYTHING:
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump_all(rendered(name)))
     (tmp_path / "Dockerfile").write_text((ROOT / "docker" / "Dockerfile").read_text())
     command: list[str | Path] = [
