@@ -39,6 +39,9 @@ _AHEAD = 7
 _NO_TIME = 0.002
 """Seconds after which a turn takes no further one."""
 
+_TURNS = 32
+"""At a time. asyncio has no more threads; of 256 answers at once each would begin a turn, and hold what that reads."""
+
 _Drawn: TypeAlias = tuple[int, Item | Skipped]
 
 
@@ -53,6 +56,7 @@ class _Feed:
         self._questions, self._drawing = enumerate(questions), threading.Lock()
         self._ready: deque[_Drawn] = deque()
         self._ended = False
+        self._turns = asyncio.Semaphore(_TURNS)
 
     def more(self, wanted: int) -> int:
         """How many workers of so many would find something, as far as is known."""
@@ -61,10 +65,17 @@ class _Feed:
     async def draw(self, ahead: int) -> _Drawn | None:
         """The next one; up to `ahead` further ones are read in the same turn, while that takes no time."""
         if not self._ready and not self._ended:
-            drawn = await asyncio.get_running_loop().run_in_executor(None, self._draw, 1 + ahead)
-            self._ended = self._ended or drawn[-1] is None
-            self._ready.extend(each for each in drawn if each is not None)
+            async with self._turns:
+                await self._turn(1 + ahead)
         return self._ready.popleft() if self._ready else None
+
+    async def _turn(self, most: int) -> None:
+        """Reads, unless others have read more than they took while this one waited."""
+        if self._ready or self._ended:
+            return
+        drawn = await asyncio.get_running_loop().run_in_executor(None, self._draw, most)
+        self._ended = self._ended or drawn[-1] is None
+        self._ready.extend(each for each in drawn if each is not None)
 
     def _draw(self, most: int) -> list[_Drawn | None]:
         """None is the end."""

@@ -141,17 +141,17 @@ def read(path: Path) -> bytes:
         UnusableImage: the reason, fit for a person.
     """
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
             readable = os.access(path, os.R_OK | os.X_OK)
             raise UnusableImage("a folder, not an image" if readable else "a folder that cannot be read")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(info.st_mode):
             # Opening a FIFO would wait for its writer for ever.
             raise UnusableImage("not a regular file")
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-            _kind(head, path.stat().st_size)
-            data = head + file.read()
+        with path.open("rb", buffering=0) as file:
+            if info.st_size > MAX_DATA_URI:
+                _kind(file.read(_HEAD), info.st_size)  # says why not, from the first bytes
+            data = file.readall()
     except OSError as error:
         raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
     check(data)

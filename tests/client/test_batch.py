@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from client import errors
-from client.batch import SAME_REFUSAL, Batch
+from client.batch import _TURNS, SAME_REFUSAL, Batch, _Feed
 from client.ledger import Ledger
 from client.models import Done, Failed, Job, Record, Skipped, Totals, is_copy
 from client.pace import Pace
+from client.questions import Question
 from client.report import summarise, write_page
 from client.retry import Policy
 from client.scoring import Expected
@@ -348,3 +349,20 @@ async def test_each_record_is_told(server: Scripted, charts: Folder) -> None:
     for _ in range(2):
         await run(server, folder, on_record=lambda record, resumed: told.append((Path(record.file).name, resumed)))
     assert Counter(resumed for _, resumed in told) == {False: 3, True: 3}
+
+
+async def test_many_answers_at_once_do_not_read_everything_ahead() -> None:
+    drawn: list[int] = []
+
+    def found() -> Iterator[Question]:
+        for number in range(5_000):
+            drawn.append(number)
+            yield Question(f"row {number}", ("https://example.com/a.png",), "?")
+
+    feed, workers = _Feed(found()), 256
+    items = await asyncio.gather(*(feed.draw(7) for _ in range(workers)))
+    assert len({item and item[0] for item in items}) == workers, "each has one of its own"
+    assert len(drawn) < 2 * workers + 7 * _TURNS
+    rest = [await feed.draw(7) for _ in range(5_000 - workers)]
+    assert all(rest)
+    assert await feed.draw(7) is None
