@@ -34,7 +34,10 @@ INVOICE = {
 }
 
 
-@pytest.mark.parametrize("schema", [INVOICE, {}, nested(30), text(enum=[str(i) for i in range(1000)])])
+LENGTHS = {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 500} for i in range(100)}}
+
+
+@pytest.mark.parametrize("schema", [INVOICE, {}, nested(30), text(enum=[str(i) for i in range(1000)]), LENGTHS])
 def test_schemas_that_people_write_pass(schema: dict[str, Any]) -> None:
     schemas.check(schema, "response_format")
 
@@ -47,8 +50,15 @@ def test_schemas_that_people_write_pass(schema: dict[str, Any]) -> None:
         (text(pattern="[a-z]{,9}(?:x|yz{200}){3,9}b"), "a pattern of 1"),
         (text(pattern="a" * 513), "a pattern of 513 characters"),
         ({"patternProperties": {"a{99999}": {}}}, "a pattern of 99999 characters"),
-        ({"anyOf": [text(pattern=f"{i}a{{400}}") for i in range(11)]}, "patterns of more than 4096 characters"),
+        ({"anyOf": [text(pattern=f"{i}a{{128}}") for i in range(33)]}, "patterns of more than 4096 characters"),
         (text(maxLength=10**9), "a maxLength of 1000000000"),
+        (text(pattern="^.{0,129}$"), "a repetition of 129 characters; at most 128"),
+        (text(pattern=r"^(\d{10}-){12}$"), "a repetition of 132 characters"),
+        ({"anyOf": [text(pattern=f"^{i}.{{100}}$") for i in range(6)]}, "patterns of more than 4096 characters"),
+        ({"anyOf": [text(pattern=f"^{i}[ -~]{{100}}$") for i in range(6)]}, "patterns of more than 4096 characters"),
+        ({"anyOf": [text(maxLength=300 + i) for i in range(9)]}, "of 1152 characters together.* equal ones count once"),
+        ({"anyOf": [text(minLength=i + 1, maxLength=300) for i in range(9)]}, "of 1152 characters together"),
+        ({"anyOf": [text(minLength=300 + i) for i in range(9)]}, "of 1152 characters together"),
         ({"type": "array", "minItems": 1e9}, "a minItems of 1000000000"),
         (nested(40), "nested deeper than 64 levels"),
         (nested(100_000 // 100), "nested deeper than 64 levels"),
@@ -80,7 +90,23 @@ def test_what_would_hold_the_engine_is_refused(schema: dict[str, Any], why: str)
     ],
 )
 def test_repetitions_are_written_out(pattern: str, size: int) -> None:
-    assert schemas.written_out(pattern) == size
+    assert schemas.written_out(pattern).size == size
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wide", "repeated"),
+    [
+        (r"ab{3}[a-z]\d\w*", 0, 3),
+        (r".\S[^x]{7}", 9, 7),
+        (r"(a.){3}[ -~][\D]", 5, 6),
+        (r"[\u4e00-\u9fff]{2}", 0, 2),
+        ("[一-龥]{2}", 2, 2),
+        (r"\.[.]", 0, 0),
+        (")(.", 1, 0),
+    ],
+)
+def test_what_is_dear_in_a_pattern_is_counted(pattern: str, wide: int, repeated: int) -> None:
+    assert (schemas.written_out(pattern).wide, schemas.written_out(pattern).repeated) == (wide, repeated)
 
 
 async def test_a_request_with_such_a_schema_is_refused(client: httpx.AsyncClient, engine: FakeEngine) -> None:
