@@ -45,6 +45,8 @@ def with_database(chosen: Settings, use: Callable[[AsyncEngine], Coroutine[Any, 
     try:
         return asyncio.run(open_and_use())
     except (OSError, SQLAlchemyError) as error:
+        if chosen.database is not None:
+            give_up(f"the database cannot be used: {_reason(error)}; is it there, and is HOMESCOPE_DATABASE right?")
         give_up(
             f"cannot keep state in {chosen.data}: {_reason(error)}; set HOMESCOPE_DATA to a folder that can be written"
         )

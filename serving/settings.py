@@ -43,6 +43,12 @@ def _database(url: SecretStr) -> SecretStr:
     return url
 
 
+def _redis(url: SecretStr) -> SecretStr:
+    if not re.match(r"(redis|rediss|unix)://.", url.get_secret_value()):
+        raise ValueError("it is no URL of a Redis; write redis://host:6379/0")
+    return url
+
+
 def _networks(entries: tuple[str, ...]) -> tuple[str, ...]:
     for entry in entries:
         ipaddress.ip_network(entry)
@@ -264,7 +270,7 @@ class Settings(BaseSettings):
     records_required: bool = Field(
         default=False, description="end an answer with 503 whose record cannot be kept; false: log the loss"
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: Annotated[SecretStr, AfterValidator(_redis)] | None = Field(
         default=None, description="Redis in which several servers count limits together; none: each for itself"
     )
     limits_without_redis: Literal["local", "refuse"] = Field(

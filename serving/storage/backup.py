@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import sqlite3
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,9 +44,11 @@ def save(data: Path, objects: Path | None, out: Path) -> Summary:
     """
     source = data / DATABASE
     if not source.is_file():
-        raise BackupError(f"there is no database in {data}")
+        raise BackupError(f"there is no database in {data}; set HOMESCOPE_DATA to the folder of the server")
     if out.exists():
-        raise BackupError(f"{out} exists already")
+        raise BackupError(f"{out} exists already; name a new file")
+    if not out.parent.is_dir():
+        raise BackupError(f"there is no folder {out.parent}; make it, or name a file elsewhere")
     partial = out.with_name(out.name + ".part")
     try:
         with tempfile.TemporaryDirectory(prefix="backup-", dir=out.parent) as scratch:
@@ -59,7 +63,7 @@ def save(data: Path, objects: Path | None, out: Path) -> Summary:
         partial.chmod(0o600)
         partial.replace(out)
     except (OSError, sqlite3.Error) as error:
-        raise BackupError(f"cannot write {out}: {error}") from None
+        raise BackupError(f"cannot write {out}: {_reason(error)}; name a file where there is room") from None
     finally:
         partial.unlink(missing_ok=True)
     return summary
@@ -82,9 +86,19 @@ def restore(archive: Path, data: Path, objects: Path | None) -> Summary:
                 shutil.move(Path(scratch) / OBJECTS, objects)
             (Path(scratch) / DATABASE).chmod(0o600)
             (Path(scratch) / DATABASE).replace(data / DATABASE)  # last: with it the folder is a server's
-    except (OSError, tarfile.TarError, sqlite3.Error, ValueError, KeyError, EOFError) as error:
-        raise BackupError(f"{archive} cannot be put back: {error}") from None
+    except (tarfile.TarError, gzip.BadGzipFile, sqlite3.Error, ValueError, KeyError, EOFError, zlib.error) as error:
+        raise BackupError(f"{archive} cannot be put back: {_reason(error)}; name a whole backup") from None
+    except OSError as error:
+        raise BackupError(
+            f"cannot write to {data}: {_reason(error)}; name another folder with HOMESCOPE_DATA"
+        ) from None
     return summary
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return (told or str(error) or type(error).__name__).partition("\n")[0].rstrip(":")
 
 
 def _objects(folder: Path | None) -> Iterator[Path]:

@@ -52,6 +52,18 @@ def assert_one_clear_line(done: Result, *said: str) -> None:
     assert all(part in line for part in said), line
 
 
+def test_a_database_that_is_away_is_named_for_what_it_is(tmp_path: Path) -> None:
+    done = homescope(tmp_path, "keys", "list", HOMESCOPE_DATABASE="postgresql://u:canary@127.0.0.1:1/x")
+    assert_one_clear_line(done, "database", "127.0.0.1", "HOMESCOPE_DATABASE")
+    assert "canary" not in done.output
+
+
+def test_a_redis_that_is_none_is_told_before_anything_starts(tmp_path: Path) -> None:
+    done = homescope(tmp_path, "run", "--engine-url", "http://127.0.0.1:1", HOMESCOPE_REDIS_URL="canary:6379")
+    assert_one_clear_line(done, "HOMESCOPE_REDIS_URL=...", "redis://host:6379/0")
+    assert "canary" not in done.output
+
+
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     created = homescope(tmp_path, "keys", "create", "--name", "reports")
     secret = created.stdout.strip()

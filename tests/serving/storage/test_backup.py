@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
+import random
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -110,3 +114,35 @@ def test_a_running_server_is_not_in_the_way(data: Path, tmp_path: Path) -> None:
     restored = sqlite3.connect(tmp_path / "new" / "homescope.db")
     assert restored.execute("SELECT name FROM api_keys").fetchall() == [("first",)]
     restored.close()
+
+
+def test_each_mistake_is_told_in_one_line_with_what_to_do(data: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no archive")
+    (tmp_path / "file").touch()
+    save(data, data / "objects", tmp_path / "whole")
+    for folder, arguments, *said in (
+        (data, ("backup", str(tmp_path / "nowhere" / "b")), "there is no folder", "make it"),
+        (data, ("backup", str(tmp_path)), "exists already", "name a new file"),
+        (tmp_path / "none", ("backup", str(tmp_path / "b")), "HOMESCOPE_DATA"),
+        (tmp_path / "new", ("restore", str(text)), "cannot be put back", "name a whole backup"),
+        (tmp_path / "file" / "x", ("restore", str(tmp_path / "whole")), "Not a directory", "HOMESCOPE_DATA"),
+    ):
+        done = run(folder, *arguments)
+        (line,) = done.stderr.splitlines()
+        assert done.exit_code == 2
+        assert all(part in line for part in said), line
+
+
+def test_a_disk_that_fills_up_leaves_no_half_backup(data: Path, tmp_path: Path) -> None:
+    """No file of this process may grow beyond 64 KiB, as on a full disk."""
+    (data / "objects" / "large").write_bytes(random.Random(1).randbytes(1 << 20))
+    out = tmp_path / "b.tar.gz"
+    bounded = f"ulimit -f 64; exec {sys.executable} -m serving backup {out}"
+    environment = os.environ | {"HOMESCOPE_DATA": str(data), "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(["bash", "-c", bounded], env=environment, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith(f"homescope-server: cannot write {out}: ")
+    assert line.endswith("; name a file where there is room")
+    assert not [path for path in tmp_path.iterdir() if "b" in path.name and path != data]
