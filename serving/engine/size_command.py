@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import cast
 
@@ -38,6 +39,8 @@ def size(
     An estimate by a model of the hardware; measure one replica under your own load, and give what you found as
     --measured.
     """
+    if not math.isfinite(rate):
+        raise click.BadParameter("it is no number of requests a second", param_hint="--rate")
     request = Request(sum(map(vision_tokens, images)), text, output)
     card = CARDS[gpu.upper() if gpu.upper() in CARDS else gpu]
     chosen = cast(Precision, precision or ("fp8" if card.fp8 and card.memory_gib < 100 else "bf16"))

@@ -16,6 +16,7 @@ DIVIDED = (
     "max_queued",
     "max_media_bytes",
     "max_bodies_bytes",
+    "max_scratch_bytes",
     "max_connections",
     "decode_workers",
     "background_concurrency",
@@ -27,12 +28,14 @@ TOGETHER = ("limit_rpm", "limit_tpm", "limit_ipm", "limit_concurrency")
 
 
 def share(settings: Settings, processes: int) -> dict[str, int]:
-    """The part of one of the processes, never less than the setting's least value."""
+    """The part of one of the processes, never less than the setting's least value, nor than one request may need."""
+    # Of a budget one key has four fifths at most, and a video is taken room for piece by piece.
+    needed = {"max_bodies_bytes": settings.max_body_bytes, "max_scratch_bytes": -(-settings.max_video_bytes * 5 // 4)}
     parts = {}
     for name in DIVIDED:
         value = getattr(settings, name)
         least = next((each.ge for each in Settings.model_fields[name].metadata if isinstance(each, Ge)), 0)
-        parts[name] = max(int(str(least)), -(-value // processes))
+        parts[name] = min(value, max(int(str(least)), -(-value // processes), needed.get(name, 0)))
     return parts
 
 

@@ -85,3 +85,9 @@ def test_an_image_that_is_none_is_said(image: str) -> None:
     done = CliRunner().invoke(main, ["size", "--rate", "1", f"--image={image}"])
     assert done.exit_code == 2
     assert "WIDTHxHEIGHT" in done.output
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf"])
+def test_what_is_no_rate_is_said_so(rate: str) -> None:
+    done = CliRunner().invoke(main, ["size", "--rate", rate])
+    assert (done.exit_code, "--rate" in done.output) == (2, True)

@@ -90,6 +90,17 @@ def test_each_process_has_its_part_and_no_setting_too_little() -> None:
     assert (least["max_media_bytes"], least["cache_bytes"]) == (67_108_864, 1024)
 
 
+def test_each_process_takes_the_largest_body_and_video() -> None:
+    mib = 1 << 20
+    settings = Settings(
+        max_bodies_bytes=100 * mib, max_body_bytes=40 * mib, max_scratch_bytes=40 * mib, max_video_bytes=8 * mib
+    )
+    parts = [share(settings, processes) for processes in (2, 9)]
+    assert [part["max_bodies_bytes"] for part in parts] == [50 * mib, 40 * mib]
+    assert [part["max_scratch_bytes"] for part in parts] == [20 * mib, 10 * mib]
+    assert share(Settings(max_scratch_bytes=9 * mib), 2)["max_scratch_bytes"] == 9 * mib
+
+
 def test_settings_survive_the_way_to_a_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     chosen = Settings(
         data=tmp_path,
