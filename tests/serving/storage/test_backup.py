@@ -134,6 +134,7 @@ def test_each_mistake_is_told_in_one_line_with_what_to_do(data: Path, tmp_path: 
         assert all(part in line for part in said), line
 
 
+@pytest.mark.ring3
 def test_a_disk_that_fills_up_leaves_no_half_backup(data: Path, tmp_path: Path) -> None:
     """No file of this process may grow beyond 64 KiB, as on a full disk."""
     (data / "objects" / "large").write_bytes(random.Random(1).randbytes(1 << 20))
