@@ -193,6 +193,7 @@ async def test_two_workers_share_the_work_and_the_broker(
     assert max(Counter(call.digest for call in server.calls).values()) == 1
 
 
+@pytest.mark.ring3
 async def test_a_stop_after_the_broker_has_ended(settings: Settings) -> None:
     """As for a worker whose broker was another's, which was done first."""
     async with EmbeddedBroker(settings.data / "broker") as broker:
@@ -224,6 +225,7 @@ async def test_the_heart_beats_while_the_worker_can_work(server: Scripted, setti
         await working
 
 
+@pytest.mark.ring3
 async def test_what_a_worker_before_left_is_no_heartbeat(settings: Settings, tmp_path: Path) -> None:
     heartbeat = tmp_path / "heartbeat"
     heartbeat.touch()
