@@ -65,6 +65,7 @@ async def test_without_tcpdump_it_says_so(tmp_path: Path, monkeypatch: pytest.Mo
             pytest.fail("there is nothing to capture with")
 
 
+@pytest.mark.ring3
 async def test_a_tcpdump_that_may_not_capture_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "tcpdump"
     tool.write_text("#!/bin/sh\necho 'lo: You do not have permission to capture on that device' >&2\nexit 1\n")
