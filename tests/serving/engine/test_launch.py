@@ -320,7 +320,6 @@ async def test_says_at_once_what_is_missing(tmp_path: Path, model: str, modules:
     await launcher.aclose()
 
 
-@pytest.mark.ring3
 async def test_weights_that_are_not_complete_are_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model-1.safetensors").touch()
