@@ -10,6 +10,7 @@ import asyncio
 import gc
 import hashlib
 import itertools
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ class Plan:
         limit: requests in flight at most; None for no bound.
         timeout: seconds from the send after which a request is given up as `TimedOut`.
         hang_up: share of the streams that are left after their first piece, as clients that go away do.
+        leaving: seconds from the start between which that is so, by when requests are due.
         score: of an answer's text for a request whose answer is known.
         seed: of who hangs up.
     """
@@ -60,6 +62,7 @@ class Plan:
     limit: int | None = None
     timeout: float = 300.0
     hang_up: float = 0.0
+    leaving: tuple[float, float] = (0.0, math.inf)
     score: Callable[[Ask, str], float | None] = lambda ask, text: None
     seed: int = 0
 
@@ -208,18 +211,21 @@ class Generator:
 
     async def _one(self, number: int, intended: int, sent: int, held: int, ask: Ask, head: bytes, body: bytes) -> None:
         listener = _Listener(self._target.dialect)
-        broke = await self._exchange(listener, head, body)
+        broke = await self._exchange(listener, head, body, self._leaves(intended))
         listener.close()
-        record = Record(number, self._target.dialect.name, intended, sent, self._now(), held)
+        record = Record(number, ask.name or self._target.dialect.name, intended, sent, self._now(), held)
         self._describe(record, listener, ask, len(body))
         record.outcome = broke or listener.error or OK
         if record.ok:
             record.score = self._plan.score(ask, "".join(listener.texts))
         self._take(record)
 
-    async def _exchange(self, listener: _Listener, head: bytes, body: bytes) -> str:
+    def _leaves(self, intended: int) -> bool:
+        first, last = self._plan.leaving
+        return first <= intended / 1e9 < last and self._random.random() < self._plan.hang_up
+
+    async def _exchange(self, listener: _Listener, head: bytes, body: bytes, leaving: bool) -> str:
         """What broke, empty when nothing did."""
-        leaving = self._random.random() < self._plan.hang_up
         sending = self._links.send(head, body, listener.response)
         try:
             async with asyncio.timeout(self._plan.timeout):

@@ -5,7 +5,8 @@
     python -m benchmarks.mock_engine --ttft 0.1 --slots 4 --error 429:0.1        four at a time, a tenth refused
 
 `PUT /mock` with a JSON object of knobs changes them while it runs: {"stall": 2} holds every answer for two seconds,
-{"error": {"429": 1.0}} refuses all. `--log FILE` writes when each request was complete and when each answer's first and
+{"error": {"429": 1.0}} refuses all. `GET /mock` tells how many answers are open, and how many were left by their
+clients before the end. `--log FILE` writes when each request was complete and when each answer's first and
 last piece left, by the monotonic clock that all processes of a machine share.
 """
 
@@ -16,7 +17,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -121,7 +123,7 @@ class Engine:
     """What all connections share: the knobs, the slots, a stall, the log."""
 
     def __init__(self, knobs: Knobs, log: TextIO | None = None) -> None:
-        self.served = 0
+        self.served = self.open = self.left = 0
         self._log = log
         self._stalled_until = 0.0
         self.turn(knobs)
@@ -142,6 +144,22 @@ class Engine:
             return response(400, orjson.dumps({"message": str(error)}))
         self._stalled_until = time.monotonic() + stall
         return response(200, orjson.dumps({"knobs": str(self.knobs), "stall": stall}))
+
+    def state(self) -> bytes:
+        """`GET /mock`."""
+        return response(200, orjson.dumps({"served": self.served, "open": self.open, "left": self.left}))
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Around an answer."""
+        self.open += 1
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        finally:
+            self.open -= 1
 
     def luck(self) -> int | None:
         """The status with which the next request is refused, None when it is served."""
@@ -270,6 +288,8 @@ class Connection(asyncio.Protocol):
             self._write(self._engine.control(self._tail))
         elif method == b"POST":
             self._answering = asyncio.get_running_loop().create_task(self._serve())
+        elif self._url == b"/mock":
+            self._write(self._engine.state())
         else:
             self._write(response(200, b'{"object":"list","data":[{"id":"mock","max_model_len":32768}]}'))
 
@@ -290,7 +310,8 @@ class Connection(asyncio.Protocol):
             self._write(response(status, orjson.dumps({"error": message})))
             return
         work = self._stream if self._streamed else self._whole
-        await self._engine.run(lambda: work(received, status == _RESET))
+        with self._engine.counted():
+            await self._engine.run(lambda: work(received, status == _RESET))
 
     async def _whole(self, received: int, broken: bool) -> None:
         ttft, gap, pieces = self._engine.next()

@@ -120,3 +120,10 @@ async def turn(url: str, **knobs: object) -> None:
     async with aiohttp.ClientSession() as session, session.put(f"{url}/mock", json=knobs) as response:
         if response.status != 200:
             raise ValueError(await response.text())
+
+
+async def state(url: str) -> dict[str, int]:
+    """What a running mock engine says of itself."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/mock") as response:
+        found: dict[str, int] = await response.json()
+        return found

@@ -10,9 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.commands import main
-from benchmarks.drills import found
 from benchmarks.record import Writer, read
-from tests.benchmarks.made import evenly, record
+from tests.benchmarks.made import evenly
 from tests.ports import free_port
 
 
@@ -90,19 +89,3 @@ def test_a_mistake_is_one_line(arguments: list[str], words: str) -> None:
     assert code == 1
     assert words in output
     assert "Traceback" not in output
-
-
-def test_a_drill_knows_when_all_was_well_again() -> None:
-    records = evenly([0.1] * 90)
-    records[70] = record(70, 7.0, 0.1, outcome="InternalError")
-
-    finding = found(records, 3.0)
-
-    assert finding.before.ok == finding.during.ok == 30
-    assert finding.recovered_s == pytest.approx(1.0)
-
-
-def test_what_fails_until_the_end_is_not_well_again() -> None:
-    records = [*evenly([0.1] * 60), *(record(at, at / 10, 0.1, outcome="InternalError") for at in range(60, 90))]
-
-    assert found(records, 3.0).recovered_s is None

@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from benchmarks.mock_engine import Knobs
+from benchmarks.processes import state
 from tests.benchmarks.conftest import Mock
 
 BODY = {"model": "mock", "messages": []}
@@ -89,3 +90,15 @@ async def test_a_client_that_leaves_frees_its_slot(mock: Mock) -> None:
             status, _ = await post(url)
 
     assert status == 200
+
+
+async def test_a_client_that_leaves_is_told(mock: Mock) -> None:
+    async with mock(Knobs(gap=5.0, pieces=(2,))) as (url, _), aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/v1/chat/completions", json=BODY | {"stream": True}) as reply:
+            await reply.content.readany()
+            assert await state(url) == {"served": 1, "open": 1, "left": 0}
+        async with asyncio.timeout(3):
+            while (await state(url))["open"]:
+                pass
+
+        assert await state(url) == {"served": 1, "open": 0, "left": 1}
