@@ -36,7 +36,7 @@ from benchmarks.findings import (
     permits_return,
     refused_quickly,
     stall_shows,
-    throttled,
+    told_to_come_back,
     well_again,
 )
 from benchmarks.generator import Plan, Target
@@ -139,7 +139,7 @@ DRILLS = {
             knobs=("--ttft", "0.005", "--gap", "0.001", "--pieces", "5"),
             limit=2,
         ),
-        Drill("throttled", _throttle, _unthrottle, (fine_before, throttled, refused_quickly, well_again)),
+        Drill("throttled", _throttle, _unthrottle, (fine_before, told_to_come_back, refused_quickly, well_again)),
         Drill(
             "slow-images",
             _nothing,

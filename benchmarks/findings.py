@@ -127,12 +127,12 @@ def refused_quickly(finding: Finding, seen: Seen) -> Check:
     return Check(f"{words}; {silent} without an answer, none expected", slowest <= QUICK_S and not silent)
 
 
-def throttled(finding: Finding, seen: Seen) -> Check:
-    """An engine that is busy is the client's to wait for: a 429 and no error of the server."""
+def told_to_come_back(finding: Finding, seen: Seen) -> Check:
+    """An engine that is busy is no fault of the request: 429 or 503, which clients try again, and no other error."""
     failed = [record.status for record in seen.during if not record.ok]
-    others = ", ".join(sorted({str(status) for status in failed if status != 429}))
-    words = f"{failed.count(429)} requests got a 429, the others {others or 'nothing else'}, nothing else expected"
-    return Check(words, 429 in failed and not others)
+    others = ", ".join(sorted({str(status) for status in failed if status not in (429, 503)}))
+    words = f"{len(failed)} requests were refused; with other statuses than 429 and 503: {others or 'none'}"
+    return Check(f"{words}, none expected", bool(failed) and not others)
 
 
 def none_failed(finding: Finding, seen: Seen) -> Check:

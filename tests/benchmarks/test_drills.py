@@ -22,7 +22,7 @@ from benchmarks.findings import (
     permits_return,
     refused_quickly,
     stall_shows,
-    throttled,
+    told_to_come_back,
     well_again,
 )
 from benchmarks.record import Record
@@ -83,8 +83,8 @@ def test_what_fails_until_the_end_is_not_well_again() -> None:
         (refused_quickly, CALM),
         (refused_quickly, changed(35, 50, 6.0, **REFUSED)),
         (refused_quickly, changed(35, 50, outcome="ConnectionClosed", status=0)),
-        (throttled, CALM),
-        (throttled, changed(35, 50, outcome="InternalError", status=500)),
+        (told_to_come_back, CALM),
+        (told_to_come_back, changed(35, 50, outcome="InternalError", status=500)),
         (none_failed, changed(35, 36, **REFUSED)),
         (stall_shows, CALM),
         (stall_shows, changed(30, 60, 3.0)),
@@ -103,7 +103,7 @@ def test_an_expectation_that_is_missed_is_told(expectation: Expectation, records
     ("expectation", "records"),
     [
         (refused_quickly, changed(35, 50, **REFUSED)),
-        (throttled, changed(35, 50, outcome="Throttling", status=429)),
+        (told_to_come_back, changed(35, 50, outcome="Throttling", status=429)),
         (well_again, changed(60, 65, **REFUSED)),
     ],
 )
