@@ -2,11 +2,12 @@
 
     locust -f benchmarks/locustfile.py --host http://127.0.0.1:8000                       the web page on port 8089
     locust -f benchmarks/locustfile.py --host http://127.0.0.1:8000 --headless -u 8 -t 30s NativeStream MultiImage
-    locust -f benchmarks/locustfile.py --master     and, elsewhere,     locust -f benchmarks/locustfile.py --worker
+    locust -f benchmarks/locustfile.py --master     and, elsewhere,     locust -f benchmarks/locustfile.py --worker \\
+                                                                          --master-host HOST [--records FILE]
 
 The key comes from --api-key or DASHSCOPE_API_KEY. A stream's first token is a request of its own in the table, named
 `... first token`. Locust is a closed load, and rounds percentiles to two digits: --records FILE keeps every request
-raw, for `python -m benchmarks report FILE`, which does not.
+raw, for `python -m benchmarks report FILE`, which does not. Workers keep their own, with their number in the name.
 """
 
 from locust import User, constant, events, task  # isort: skip -- gevent patches the standard library before all else
@@ -58,6 +59,20 @@ def look_at_the_clock(**kwargs: Any) -> None:
     gevent.get_hub().loop.update_now()
 
 
+_given: dict[str, str] = {}
+"""What this process was given itself; a worker's options are overwritten by its master's, empty ones, too."""
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def keep_options(environment: Environment, **kwargs: Any) -> None:
+    if environment.parsed_options:
+        _given.update(records=environment.parsed_options.records, api_key=environment.parsed_options.api_key)
+
+
+def option(locust: Environment, name: str) -> str:
+    return str(getattr(locust.parsed_options, name, "") or _given.get(name, ""))
+
+
 _START = time.perf_counter_ns()
 _numbers = itertools.count()
 _writers: list[Writer] = []
@@ -65,7 +80,7 @@ _writers: list[Writer] = []
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def open_records(environment: Environment, **kwargs: Any) -> None:
-    path = environment.parsed_options.records if environment.parsed_options else ""
+    path = option(environment, "records")
     if path and not isinstance(environment.runner, MasterRunner):
         _writers.append(Writer(_own(Path(path), environment), {**_run(environment)}))
 
@@ -98,8 +113,8 @@ class ImageUser(User):
         options = self.environment.parsed_options
         self.session = requests.Session()
         self.session.trust_env = False
-        if options.api_key:
-            self.session.headers["authorization"] = f"Bearer {options.api_key}"
+        if key := option(self.environment, "api_key"):
+            self.session.headers["authorization"] = f"Bearer {key}"
         self.model = options.model
         seed = int.from_bytes(os.urandom(4), "big")
         side = options.image_size
