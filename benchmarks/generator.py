@@ -169,7 +169,8 @@ class Generator:
                 if ready is None:
                     return
                 intended = round(due * 1e9)
-                if (early := intended - self._now()) > 0:
+                # Timers have whole milliseconds: one sleep may end before its time, and nothing is sent before it is due.
+                while (early := intended - self._now()) > 0:
                     await asyncio.sleep(early / 1e9)
                 group.create_task(self._held(number, intended, *ready))
                 # The next one is built while there is time, and is ready when it is due.

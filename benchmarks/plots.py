@@ -10,6 +10,7 @@ from typing import Literal
 
 WIDTH, HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 40
+_MOST_TICKS = 10
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ def _axis(low: float, high: float, start: float, end: float, logarithmic: bool) 
         low = max(low, high / 1e6, 1e-9)
         first, last = math.log10(low), math.log10(max(high, low * 1.01))
         ticks = [m * 10**e for e in range(math.floor(first), math.ceil(last) + 1) for m in (1, 2, 5)]
-        shown = [tick for tick in ticks if low <= tick <= high] or [low, high]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) > _MOST_TICKS:
+            shown = [tick for tick in shown if round(math.log10(tick), 6).is_integer()]
+        shown = shown if len(shown) > 1 else [low, high]
         return Axis(lambda v: start + (math.log10(max(v, low)) - first) / (last - first) * (end - start), shown)
     high = high if high > low else low + 1
     step = _step((high - low) / 4)

@@ -76,6 +76,8 @@ def compare_command(
     Console().print(as_table(found))
     if page:
         page.write_text(as_page(found, prompt), "utf-8")
+    if _differ(found, min_same):
+        click.echo(f"fewer answers are the same than --min-same {min_same:g} asks for", err=True)
     sys.exit(_code(found, min_same))
 
 
@@ -105,4 +107,8 @@ def _code(found: Comparison, min_same: float | None) -> int:
     """0; 1 when an image failed on a side, or too few answers are the same."""
     if found.first.failed or found.second.failed:
         return 1
-    return int(min_same is not None and (found.share("exact") or 0.0) < min_same)
+    return int(_differ(found, min_same))
+
+
+def _differ(found: Comparison, min_same: float | None) -> bool:
+    return min_same is not None and (found.share("exact") or 0.0) < min_same

@@ -59,7 +59,7 @@ def as_page(found: Comparison, prompt: str) -> str:
         second=escape(found.second.name),
         totals="".join(_row(label, cell(found.first), cell(found.second)) for label, cell in _ROWS),
         tiles="".join(_tile(_share(found.share(name)), label) for name, label in _SHARES),
-        images="".join(_images(ordered)),
+        images="".join(_images(ordered, found.first.name, found.second.name)),
     )
 
 
@@ -79,7 +79,7 @@ def _row(*cells: str) -> str:
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _images(ordered: list[Difference]) -> Iterator[str]:
+def _images(ordered: list[Difference], first: str, second: str) -> Iterator[str]:
     left = THUMBNAILS_BYTES
     for each in ordered:
         mood = "same" if each.exact else "differs" if each.answered else "failed"
@@ -87,7 +87,8 @@ def _images(ordered: list[Difference]) -> Iterator[str]:
         left -= len(source or "")
         yield (
             f'<article class="{mood}"><h3>{escape(each.file)} <small>{_facts(each, mood)}</small></h3>'
-            f'<div class="pair">{_picture(source)}{_reply(each.first)}{_reply(each.second)}</div></article>'
+            f'<div class="pair">{_picture(source)}{_reply(first, each.first)}{_reply(second, each.second)}'
+            "</div></article>"
         )
 
 
@@ -103,6 +104,6 @@ def _picture(source: str | None) -> str:
     return f'<div class="picture">{shown}</div>'
 
 
-def _reply(reply: Reply) -> str:
+def _reply(name: str, reply: Reply) -> str:
     words = f'<p class="error">{escape(reply.error)}</p>' if reply.error else f"<pre>{escape(reply.text)}</pre>"
-    return f"<section>{words}<small>{reply.seconds:.2f} s, {reply.usage.total_tokens:,} tokens</small></section>"
+    return f"<section>{words}<small>{escape(name)}, {reply.seconds:.2f} s, {reply.usage.total_tokens:,} tokens</small></section>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,11 +56,17 @@ def run(
         shape = Open([0.0] * len(asks), f"all of {len(asks)}")
         outcome = uvloop.run(load(target, asks, shape, Plan(concurrency, score=scored), facts, _progress, out))
     scores = _scores(outcome)
-    failed = sum(not record.ok for record in outcome.records)
+    reasons = Counter(record.outcome for record in outcome.records if not record.ok)
     found = mean(list(scores.values()))
     interval = "" if found.low is None else f" ({found.low:.1%} to {found.high:.1%})"
-    Console().print(f"{layout}: score {found.value:.2%}{interval}; {len(scores)} questions, {failed} not answered")
-    sys.exit(1 if failed else 0)
+    Console().print(f"{layout}: score {found.value:.2%}{interval}; {len(scores)} questions, {_unanswered(reasons)}")
+    sys.exit(1 if reasons else 0)
+
+
+def _unanswered(reasons: Counter[str]) -> str:
+    """Questions without an answer count as wrong, so the reader has to know why there are some."""
+    why = ", ".join(f"{outcome} {count}" for outcome, count in reasons.most_common())
+    return f"{reasons.total()} not answered, which count as wrong: {why}" if reasons else "all answered"
 
 
 def _progress(outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ Images are unique and the prefix cache is off. --dummy starts with random weight
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -156,7 +157,7 @@ def _shown(found: dict[str, list[dict[str, Any]]]) -> None:
         "images/s",
         "TTFT p50",
         "TPOT p50",
-        "p99",
+        "e2e p99",
     ):
         table.add_column(column, justify="right" if column not in ("profile", "shape") else "left")
     for name, rows in found.items():
@@ -168,6 +169,8 @@ def _shown(found: dict[str, list[dict[str, Any]]]) -> None:
                 name, row["shape"], str(row["users"]), f"{rate:.2f}", *share, f"{row['rates']['images']:.2f}", *cells
             )
     Console().print(table)
+    if any(row["rates"]["requests"] > row.get("bound", math.inf) for rows in found.values() for row in rows):
+        Console().print("More than the bound: another GPU than --gpu says, or answers shorter than were asked for.")
 
 
 _CELLS = (("ttft", "p50"), ("tpot", "p50"), ("e2e", "p99"))

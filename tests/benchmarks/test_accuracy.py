@@ -172,3 +172,14 @@ def test_the_gate_refuses_other_records(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert "no runs of `accuracy run`" in result.output
+
+
+def test_questions_without_an_answer_say_why(tmp_path: Path, unused_tcp_port: int) -> None:
+    (tmp_path / "a.png").write_bytes(PICTURE)
+    (tmp_path / "expected.jsonl").write_text(json.dumps({"file": "a.png", "expected": {"values": [1]}}))
+    where = ["--url", f"http://127.0.0.1:{unused_tcp_port}", "--out", str(tmp_path / "out.jsonl")]
+
+    result = CliRunner().invoke(main, ["run", "charts", str(tmp_path), *where])
+
+    assert result.exit_code == 1
+    assert "1 not answered, which count as wrong: ConnectionRefusedError 1" in " ".join(result.output.split())

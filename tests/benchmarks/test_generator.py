@@ -64,6 +64,15 @@ async def test_a_stall_shows_from_the_intended_start_and_hides_from_the_send(moc
     assert found.latencies["e2e"].percentiles["p90"].value > 0.5
 
 
+async def test_nothing_is_sent_before_it_is_due(mock: Mock) -> None:
+    """uvloop's timers end up to half a millisecond early."""
+    dues = [0.0104 + number * 0.0104 for number in range(40)]
+    async with mock(Knobs(pieces=(1,))) as (url, _):
+        records = await run(url, dues)
+
+    assert min(record.sent - record.intended for record in records) >= 0
+
+
 @undisturbed
 async def test_a_slow_engine_delays_no_send(mock: Mock) -> None:
     async with mock(Knobs(ttft=(0.5,), pieces=(1,))) as (url, _):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.page import plots, report_page
+from benchmarks.plots import Series, plot
 from benchmarks.report import BadObjective, Objective, report
 from tests.benchmarks.made import SECOND, evenly, record
 
@@ -95,6 +97,15 @@ def test_a_load_on_time_is_valid() -> None:
     assert report(evenly([0.1] * 100)).invalid == []
 
 
+def test_a_page_says_of_an_invalid_run_that_it_is_one_and_no_more() -> None:
+    records = evenly([0.1] * 50)
+
+    assert "meets its objective" in report_page(report(records), records, {})
+    page = report_page(report(records, {"loop_delay_p99_ms": 12.0}), records, {})
+    assert "INVALID" in page
+    assert "its objective" not in page
+
+
 def test_a_server_that_slows_down_is_not_steady() -> None:
     found = report(evenly([0.1 + at / 200 for at in range(200)]))
 
@@ -138,3 +149,14 @@ def test_plots_are_well_formed() -> None:
     assert len(figures) == 6
     for figure in figures:
         ElementTree.fromstring(figure)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.05, 0.12), (0.001, 100.0), (0.3, 4.0)])
+def test_a_logarithmic_axis_has_ticks_that_can_be_read(low: float, high: float) -> None:
+    """At least two, and no more than fit side by side."""
+    figure = ElementTree.fromstring(plot("", "", "", [Series("", [(low, 0.0), (high, 1.0)])], log_x=True))
+
+    ticks = [each for each in figure.iter("text") if each.get("class") == "tick"]
+    places = [float(each.get("x") or 0) for each in ticks]
+    assert 2 <= len(places) <= 10
+    assert min(after - before for before, after in pairwise(places)) > 25

@@ -139,14 +139,17 @@ def test_the_command_prints_a_table_and_writes_both_files(
 
     assert result.exit_code == 0, result.output
     assert "answers that are the same" in result.output
-    assert "home" in page.read_text()
+    assert page.read_text().count("<small>cloud, ") == 3  # each answer says whose it is
     assert len([json.loads(line) for line in out.read_text().splitlines()]) == 3
 
 
 def test_answers_that_differ_fail_the_gate(two: tuple[Scripted, Scripted], images: Path) -> None:
     two[1].default = lambda call: answer("something else")
 
-    assert command(two, images, "--min-same", "0.5").exit_code == 1
+    result = command(two, images, "--min-same", "0.5")
+
+    assert result.exit_code == 1
+    assert "fewer answers are the same than --min-same 0.5 asks for" in result.output
 
 
 @pytest.mark.parametrize(
