@@ -169,8 +169,8 @@ class Generator:
                 if ready is None:
                     return
                 intended = round(due * 1e9)
-                # Timers have whole milliseconds: one sleep may end before its time, and nothing is sent before it is due.
-                while (early := intended - self._now()) > 0:
+                # uvloop's timers have whole milliseconds and may end early; nothing is sent before it is due.
+                while (early := intended - self._now()) > 0:  # noqa: ASYNC110 -- a time and no event
                     await asyncio.sleep(early / 1e9)
                 group.create_task(self._held(number, intended, *ready))
                 # The next one is built while there is time, and is ready when it is due.

@@ -92,6 +92,7 @@ async def compare(
     """Asks both servers about every image, so many images at a time; differences come as they are known."""
     slots = asyncio.Semaphore(concurrency)
     waiting: set[asyncio.Task[Difference]] = set()
+    done: set[asyncio.Task[Difference]] = set()
     source = iter(images)
 
     async def one(image: Path | str) -> Difference:
@@ -111,7 +112,8 @@ async def compare(
     finally:
         for task in waiting:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        # Those that are done as well: of several with a wrong key one has told of it, the others need not.
+        await asyncio.gather(*waiting, *done, return_exceptions=True)
 
 
 async def _ask(side: Side, image: Path | str, job: Job) -> Reply:

@@ -106,4 +106,5 @@ def _picture(source: str | None) -> str:
 
 def _reply(name: str, reply: Reply) -> str:
     words = f'<p class="error">{escape(reply.error)}</p>' if reply.error else f"<pre>{escape(reply.text)}</pre>"
-    return f"<section>{words}<small>{escape(name)}, {reply.seconds:.2f} s, {reply.usage.total_tokens:,} tokens</small></section>"
+    facts = f"{escape(name)}, {reply.seconds:.2f} s, {reply.usage.total_tokens:,} tokens"
+    return f"<section>{words}<small>{facts}</small></section>"

@@ -19,6 +19,7 @@ from benchmarks.generator import Plan, Target, running
 from benchmarks.mock_engine import Engine, Knobs, listen
 from benchmarks.record import Record
 from benchmarks.report import report
+from benchmarks.run import Open, load
 from benchmarks.workload import Ask, Workload
 from tests.benchmarks.conftest import Mock
 from tests.clocks import undisturbed
@@ -62,6 +63,26 @@ async def test_a_stall_shows_from_the_intended_start_and_hides_from_the_send(moc
     assert found.latencies["e2e_from_send"].percentiles["p90"].value < 0.3
     assert found.latencies["e2e"].percentiles["p99"].value == pytest.approx(1.0, abs=0.3)
     assert found.latencies["e2e"].percentiles["p90"].value > 0.5
+
+
+async def test_a_generator_that_is_held_up_says_that_its_run_is_invalid(mock: Mock) -> None:
+    async with mock(Knobs(pieces=(1,))) as (url, _):
+        asyncio.get_running_loop().call_later(0.3, time.sleep, 0.4)  # whatever else takes the loop's time
+        outcome = await load(Target(url, DIALECTS["compatible"], "mock"), TEXT, Open(constant(50, 1), "constant:50"))
+
+    reasons = " ".join(report(outcome.records, outcome.run).invalid)
+    assert "the generator lagged" in reasons
+    assert "event loop was late" in reasons
+
+
+async def test_a_rate_that_is_not_reached_says_why(mock: Mock) -> None:
+    """Twenty a second, and one at a time that takes 200 ms."""
+    async with mock(Knobs(ttft=(0.2,), pieces=(1,))) as (url, _):
+        target = Target(url, DIALECTS["compatible"], "mock")
+        outcome = await load(target, TEXT, Open(constant(20, 1), "constant:20"), Plan(limit=1))
+
+    reasons = " ".join(report(outcome.records, outcome.run).invalid)
+    assert "of the intended rate, limit 99%: the limit of requests in flight held requests back" in reasons
 
 
 async def test_nothing_is_sent_before_it_is_due(mock: Mock) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 from client.compare import Comparison, Reply, Side, compare, difference, leaves
 from client.compare_command import compare_command
 from client.compare_page import as_page
-from client.models import Job, Usage
+from client.errors import Unauthorized
+from client.models import Answer, Job, Usage
 from client.prices import Price
 from client.session import Session
 from tests.client.server import Scripted, answer, refusal
@@ -160,6 +162,23 @@ def test_a_mistake_is_one_line(two: tuple[Scripted, Scripted], images: Path, mor
 
     assert result.exit_code == 1
     assert words in result.output
+
+
+class Refused(Session):
+    """One whose questions all end at once and together, as those do that wait for the same refusal."""
+
+    async def ask(self, *images: Any, **options: Any) -> Answer:
+        raise Unauthorized("Invalid API-key provided.", status=401)
+
+
+async def test_of_several_refusals_one_is_told(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Refused("http://127.0.0.1:1/api/v1", "sk-1") as session:
+        side = Side("home", session, JOB.model)
+        with pytest.raises(Unauthorized):
+            await anext(compare(files(images), JOB, side, side))
+    gc.collect()  # asyncio logs exceptions that nobody has looked at when their tasks go
+
+    assert caplog.text == ""
 
 
 def test_a_wrong_key_ends_it_at_once(two: tuple[Scripted, Scripted], images: Path) -> None:
