@@ -174,6 +174,7 @@ def test_the_gate_refuses_other_records(tmp_path: Path) -> None:
     assert "no runs of `accuracy run`" in result.output
 
 
+@pytest.mark.ring3
 def test_questions_without_an_answer_say_why(tmp_path: Path, unused_tcp_port: int) -> None:
     (tmp_path / "a.png").write_bytes(PICTURE)
     (tmp_path / "expected.jsonl").write_text(json.dumps({"file": "a.png", "expected": {"values": [1]}}))

@@ -16,6 +16,7 @@ from benchmarks.record import Record
 from benchmarks.workload import Ask
 from tests.benchmarks.conftest import Mock
 from tests.benchmarks.made import record
+from tests.clocks import undisturbed
 
 SERVER = 8000
 MILLISECOND = 1_000_000
@@ -77,6 +78,7 @@ async def test_a_tcpdump_that_may_not_capture_says_why(tmp_path: Path, monkeypat
             pytest.fail("there is nothing to capture with")
 
 
+@undisturbed
 async def test_each_request_is_found_on_the_wire(mock: Mock, tmp_path: Path) -> None:
     records: list[Record] = []
     async with mock(Knobs(ttft=(0.03, 0.2), gap=0.01, pieces=(3,))) as (url, _):

@@ -48,6 +48,7 @@ def check(records: list[Record], expectation: Expectation, leftovers: Leftovers 
     return only
 
 
+@pytest.mark.ring3
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("name", "rate"), [(name, 40 if name == "engine-stalled" else 10) for name in DRILLS])
 async def test_homescope_does_what_a_drill_expects(name: str, rate: float) -> None:

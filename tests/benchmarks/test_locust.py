@@ -14,14 +14,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from benchmarks.processes import free_port, homescope, mock_engine, started, until_ready
+from benchmarks.processes import homescope, mock_engine, started, until_ready
 from benchmarks.record import read
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCUST = [sys.executable, "-m", "locust", "-f", str(ROOT / "benchmarks" / "locustfile.py"), "--image-size", "64"]
 
 # Locust stops its users within 20 seconds; the rest is for a loaded machine.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.ring3, pytest.mark.timeout(180)]
 
 NAMES = {
     "NativeSync": {"native"},
