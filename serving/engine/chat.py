@@ -37,6 +37,8 @@ BACKGROUND = 10
 PENALTIES = (0.01, 100.0)
 """Of what is a factor of every logit. The cloud takes any above 0; beyond these the answer is no other, but infinite
 logits make log-probabilities that are no numbers, of which vLLM makes a 500."""
+LONG = 4096
+"""Characters of a URL that may be an image itself."""
 MAX_STOPS = 4
 """Stop strings that vLLM takes with one request."""
 
@@ -147,9 +149,17 @@ def _video_options(videos: tuple[Video, ...]) -> dict[str, Any]:
 
 
 def _image(image: Image) -> dict[str, Any]:
-    content = {"url": image.reference} if image.reference else None
+    content = {"url": _verbatim(image.reference)} if image.reference else None
     named = {} if image.uuid is None else {"uuid": image.uuid}
     return {"type": "image_url", "image_url": content, **named}
+
+
+def _verbatim(url: str) -> str | orjson.Fragment:
+    """A long data URI as it stands in JSON. orjson takes eight times its length to be prepared for escapes: new memory
+    each time, 330 page faults for an image of 1 MB."""
+    if len(url) < LONG or not url.isascii() or '"' in url or "\\" in url:
+        return url
+    return orjson.Fragment(f'"{url}"')
 
 
 def _sampling(generation: Generation) -> dict[str, Any]:

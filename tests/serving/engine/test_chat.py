@@ -63,6 +63,13 @@ def test_parts_become_a_list_in_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("more", ["", '"', "\\", "é", '","detail":"high'])
+def test_a_long_reference_is_sent_as_it_is(more: str) -> None:
+    reference = "data:image/png;base64," + "AAAA" * 5000 + more
+    sent = body(messages=(Message("user", (Image(reference), Text("What?"))),))
+    assert sent["messages"][0]["content"][0] == {"type": "image_url", "image_url": {"url": reference}}
+
+
 def test_sampling_is_passed_on() -> None:
     sampling = Sampling(temperature=0.0, top_k=0, max_tokens=7, stop=("END",), stop_token_ids=(1,))
     expected = {"temperature": 0.0, "top_k": 0, "max_tokens": 7, "stop": ["END"], "stop_token_ids": [1]}
