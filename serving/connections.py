@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.intake import REST
 from serving.joining import Joined
 from serving.settings import Settings
 
@@ -15,6 +16,39 @@ MAX_HEAD = 65_536
 LINGER = 30.0
 """Seconds in which the rest of a body is thrown away whose request has been answered. To close at once would take the
 answer from a client that is still sending."""
+
+
+class Gathering:
+    """What is still to come of a body whose length is known, and has been granted.
+
+    To wake who waits for it with each piece, and to stop reading until he asks for the next, is not needed then, and
+    takes longer than all else that is done with a piece.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._pieces: list[bytes] = []
+        self._ended: asyncio.Future[bool] = loop.create_future()
+        self._came = loop.time()
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._came = self._loop.time()
+
+    def end(self, *, gone: bool = False) -> None:
+        if not self._ended.done():
+            self._ended.set_result(gone)
+
+    async def pieces(self, idle: float) -> list[bytes]:
+        """Raises `ConnectionError`, and `TimeoutError` once nothing has come for `idle` seconds."""
+        while not self._ended.done():
+            patience = self._came + idle - self._loop.time()
+            if patience <= 0:
+                raise TimeoutError
+            await asyncio.wait([self._ended], timeout=patience)
+        if self._ended.result():
+            raise ConnectionResetError
+        return self._pieces
 
 
 class Connection(HttpToolsProtocol):
@@ -35,6 +69,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._gathering: Gathering | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Joined(transport, self.loop))
@@ -47,6 +82,8 @@ class Connection(HttpToolsProtocol):
         for timer in (self._head_timer, self._write_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
+        if self._gathering is not None:
+            self._gathering.end(gone=True)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -62,6 +99,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._expect_head()
         super().on_message_begin()
+        self.scope[REST] = self._rest  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._in_message, self._head_size = True, 0
@@ -70,12 +108,21 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if self._gathering is not None:
+            self._gathering.add(body)
+        else:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._in_message, self._head_size = False, 0
         if self._linger_timer is not None:
             self._linger_timer.cancel()
             self._linger_timer = None
         super().on_message_complete()
+        if self._gathering is not None:
+            self._gathering.end()
+            self._gathering = None  # what comes from now on is the next request's
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -96,6 +143,18 @@ class Connection(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+    async def _rest(self, idle: float) -> list[bytes]:
+        """The rest of the body that is being received: there is no other before its end."""
+        self._gathering = gathering = Gathering(self.loop)
+        if self.cycle.disconnected:
+            gathering.end(gone=True)
+        self.flow.resume_reading()
+        try:
+            return await gathering.pieces(idle)
+        finally:
+            if self._gathering is gathering:
+                self._gathering = None
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.errors import BodyTooLarge, RequestTimeout, new_request_id
-from serving.intake import INTAKE, Intake
+from serving.intake import INTAKE, REST, Intake
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream;charset=UTF-8"
@@ -40,6 +40,7 @@ class Exchange:
         self.holder = ""
         """Whose share of the memory for bodies this one takes: an API key."""
         self._intake: Intake = scope.get(INTAKE) or Intake()
+        self._rest: Callable[[float], Awaitable[list[bytes]]] | None = scope.get(REST)
         self._claimed = 0
         self._scheme: str = scope.get("scheme", "http")
         self._server: tuple[str, int | None] = scope.get("server") or ("127.0.0.1", None)
@@ -110,9 +111,15 @@ class Exchange:
                     size += len(pieces[-1])
                     self._claim(size, limit)
                     more = message.get("more_body", False)
+                    if more and size < self._claimed and self._rest is not None:
+                        break
                     deadline.reschedule(now() + idle)
+            if more and self._rest is not None:
+                pieces += await self._rest(idle)
         except TimeoutError:
             raise RequestTimeout from None
+        except ConnectionError:
+            raise ClientGone from None
         return b"".join(pieces) if len(pieces) > 1 else pieces[0]
 
     def _claim(self, size: int, limit: int) -> None:
@@ -132,6 +139,7 @@ class Exchange:
     def unread(self, body: bytes) -> None:
         """Has `body`, which was the whole of it, come again."""
         receive, unread = self._receive, [body]
+        self._rest = None
 
         async def again() -> Message:
             if unread:

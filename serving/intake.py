@@ -8,6 +8,10 @@ from serving.budget import Budget
 
 INTAKE = "homescope.intake"
 """Where a scope has the `Intake` of its server."""
+REST = "homescope.rest"
+"""Where a scope has what brings the rest of its body at once, once the first of it has been received: a coroutine
+function of the seconds in which something has to come. It raises `TimeoutError` where nothing does, and
+`ConnectionError` where the client has gone."""
 UNBOUNDED = 1 << 62
 
 

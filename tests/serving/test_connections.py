@@ -15,6 +15,7 @@ import uvicorn
 from serving.access.keys import KeyStore
 from serving.app import create_app
 from serving.connections import MAX_HEAD
+from serving.generation import Text
 from serving.metrics import Observed
 from serving.server import config_of
 from serving.settings import Settings
@@ -153,6 +154,37 @@ async def test_a_body_that_stops_coming_is_given_up(settings: Settings, engine: 
         assert status == 500
         assert b'"code":"RequestTimeOut"' in body
         assert server.free == before
+        writer.close()
+
+
+async def test_a_body_that_comes_in_pieces_is_read_whole(settings: Settings, engine: FakeEngine, key: str) -> None:
+    texts = ["long " * 100_000, "short", "longer " * 100_000]
+    bodies = [httpx.Request("POST", PATH, json=chat(user(text))).content for text in texts]
+    sent = b"".join(HEAD.format(path=PATH, key=key, length=len(body)).encode() + body for body in bodies)
+    async with running(settings, engine, key) as server:
+        before = server.free
+        reader, writer = await server.dial()
+        for at in range(0, len(sent), 7_001):  # the next request begins in the piece in which the last one ends
+            writer.write(sent[at : at + 7_001])
+            await writer.drain()
+        for _ in bodies:
+            status, told = await answer(reader)
+            assert status == 200, told
+        assert server.free == before
+        writer.close()
+    assert [generation.messages[0].parts for generation in engine.history] == [(Text(text),) for text in texts]
+
+
+async def test_a_body_may_take_longer_than_its_pieces_may(settings: Settings, engine: FakeEngine, key: str) -> None:
+    async with running(limited(settings, body_timeout=1.0), engine, key) as server:
+        body = httpx.Request("POST", server.url, json=chat()).content
+        reader, writer = await server.dial()
+        writer.write(server.head(len(body)))
+        step = len(body) // 6 + 1
+        for at in range(0, len(body), step):
+            await asyncio.sleep(0.25)
+            writer.write(body[at : at + step])
+        assert (await answer(reader))[0] == 200
         writer.close()
 
 
