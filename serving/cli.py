@@ -13,6 +13,7 @@ import uvloop
 
 from serving import logs
 from serving.access.commands import keys, make_first_key
+from serving.allocation import keep_freed
 from serving.app import create_app
 from serving.console import give_up, read_settings
 from serving.doctor.command import doctor
@@ -155,6 +156,7 @@ async def serve(
     """Serves until stopped by a signal, or until it is certain that there will be no engine (any more): then a service
     manager can do better than answer 503 for ever. The exit code."""
     failures: list[str] = []
+    keep_freed()
 
     def stop(failure: str) -> None:
         failures.append(failure)

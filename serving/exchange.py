@@ -135,6 +135,7 @@ class Exchange:
         if self._claimed:
             self._intake.bodies.give(self._claimed, self.holder)
             self._claimed = 0
+            self._intake.freed.note()
 
     def unread(self, body: bytes) -> None:
         """Has `body`, which was the whole of it, come again."""

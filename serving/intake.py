@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from serving.allocation import Freed
 from serving.budget import Budget
 
 INTAKE = "homescope.intake"
@@ -22,3 +23,4 @@ class Intake:
 
     bodies: Budget = field(default_factory=lambda: Budget(UNBOUNDED, patience=0))
     sent_within: float = 60.0
+    freed: Freed = field(default_factory=Freed)
