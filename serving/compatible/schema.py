@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from serving import decoding
+from serving import decoding, lifting
 from serving.dashscope.schema import MAX_PARAMETERS_BYTES, WireMessage, refuse_swarms
 from serving.errors import MalformedBody
 
@@ -57,14 +57,15 @@ _Body = msgspec.defstruct(
         *((name, msgspec.Raw, ABSENT) for name in PARAMETERS),
     ],
 )
-_decoder = msgspec.json.Decoder(_Body)
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Body)
 
 
 def parse(body: bytes | msgspec.Raw) -> WireRequest:
     """Raises `MalformedBody`."""
-    refuse_swarms(bytes(body))
+    whole = bytes(body)
+    refuse_swarms(whole)
     with decoding.refusing():
-        sent: Any = _decoder.decode(body)
+        sent = lifting.decode(whole, _decoder, lambda sent: sent.messages)
         return WireRequest(sent.model, sent.messages, _parameters(sent))
 
 

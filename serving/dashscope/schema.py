@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 import msgspec
 from msgspec import Struct
 
-from serving import decoding
+from serving import decoding, lifting
 from serving.errors import MalformedBody
 
 MAX_PARAMETERS_BYTES = 1_048_576
@@ -107,7 +107,7 @@ def parse(body: bytes) -> WireRequest:
     """Raises `MalformedBody`."""
     refuse_swarms(body)
     with decoding.refusing():
-        sent = _decoder.decode(body)
+        sent = lifting.decode(body, _decoder, lambda sent: sent.input.messages if sent.input else None)
         return WireRequest(sent.model, sent.input, _parameters(sent.parameters), sent.messages != NULL)
 
 
