@@ -163,7 +163,7 @@ async def _store(objects: Objects, content: ImageContent, now: float) -> Picture
     async def whole() -> AsyncIterator[bytes]:
         yield content.data
 
-    await objects.put(name, whole())
+    await objects.put(name, whole(), summed=False)  # its name is a digest
     return _picture(content, name)
 
 

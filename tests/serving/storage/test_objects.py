@@ -47,6 +47,11 @@ async def test_what_was_put_is_read(store: Objects) -> None:
     assert await store.size("a/b") == 6
 
 
+async def test_what_needs_no_sum_gets_none(store: Objects) -> None:
+    stored = await store.put("a/b", pieces(b"abc", b"def"), summed=False)
+    assert (stored.size, stored.md5, await store.bytes("a/b")) == (6, b"", b"abcdef")
+
+
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [(2, None, b"cdef"), (2, 4, b"cd"), (0, 2, b"ab"), (0, 99, b"abcdef"), (3, 3, b""), (4, 2, b"")],
