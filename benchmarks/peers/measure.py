@@ -26,7 +26,9 @@ from benchmarks.record import Record
 from benchmarks.workload import Ask, Workload
 
 USERS = 4
-EVENTS = 100
+STREAMS = 20
+EVENTS = 200
+GAP = 0.02
 ENOUGH = 2000
 """Requests for a p99: twenty are above it."""
 _WARM = 10
@@ -142,7 +144,7 @@ async def events(peers: list[Peer], engine: str, turns: int) -> dict[str, Any]:
 
     Of two answers that differ only in their length the difference is the events' alone.
     """
-    text = [Ask((), "Count.", EVENTS)] * 24
+    text = [Ask((), "Count.", EVENTS)] * (2 * STREAMS)
     result: dict[str, dict[str, list[float]]] = {peer.name: {"us": [], "rate": []} for peer in peers}
     for number in range(turns + 1):
         for peer in rotated(peers, number):
@@ -164,11 +166,11 @@ async def events(peers: list[Peer], engine: str, turns: int) -> dict[str, Any]:
 
 async def _stream_turn(peer: Peer, engine: str, asks: list[Ask]) -> dict[str, float]:
     await turn(engine, pieces=[1], gap=0.0)
-    short = await cpu_ms(peer, True, asks, users=8)
-    await turn(engine, pieces=[EVENTS], gap=0.01)
-    long = await cpu_ms(peer, True, [replace(ask, prompt=ask.prompt + " Slowly.") for ask in asks], users=8)
+    short = await cpu_ms(peer, True, asks, STREAMS)
+    await turn(engine, pieces=[EVENTS], gap=GAP)
+    long = await cpu_ms(peer, True, [replace(ask, prompt=ask.prompt + " Slowly.") for ask in asks], STREAMS)
     await turn(engine, pieces=[EVENTS], gap=0.0)
-    records = await closed(peer, True, [replace(ask, prompt=ask.prompt + " Fast.") for ask in asks], users=8)
+    records = await closed(peer, True, [replace(ask, prompt=ask.prompt + " Fast.") for ask in asks], STREAMS)
     seconds = (max(each.end for each in records) - min(each.sent for each in records)) / 1e9
     return {"us": (long - short) / (EVENTS - 1) * 1e3, "rate": len(records) * EVENTS / seconds}
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -135,6 +135,14 @@ async def _sglang_router(engine: str, folder: Path) -> AsyncGenerator[Peer, None
 
 
 @asynccontextmanager
+async def _relay(engine: str, folder: Path) -> AsyncGenerator[Peer, None]:
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.relay", "--port", str(port), "--engine", engine]
+    async with _running("relay", command, port, "/", folder, "") as peer:
+        yield replace(peer, native=True)
+
+
+@asynccontextmanager
 async def _litellm(engine: str, folder: Path) -> AsyncGenerator[Peer, None]:
     port = free_port()
     upstream = {"model": f"openai/{MODEL}", "api_base": f"{engine}/v1", "api_key": "none"}
@@ -155,6 +163,7 @@ STACKS: dict[str, Stack] = {
     each.name: each
     for each in (
         Stack("direct", _direct, note="the mock engine itself"),
+        Stack("relay", _relay, note="the least that Python can do for an event; one fixed question, no keys"),
         Stack("homescope", _homescope("homescope"), note="OpenAI form; keys, limits, cache (miss), records"),
         Stack(
             "homescope-native", _homescope("homescope-native", native=True), note="DashScope's own protocol, the same"
