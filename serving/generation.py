@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from msgspec import Struct
+
 from serving.access.grant import ORDINARY, Grant
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -252,8 +254,7 @@ class Generation:
         return len(self.images) + frames
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens so far. `input_tokens` includes images and videos, `output_tokens` the reasoning.
 
     `image_tokens` and `video_tokens` are None until the engine has said them, `cached_tokens` where it does not say.
@@ -271,8 +272,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallDelta:
+class ToolCallDelta(Struct, frozen=True):
     """A piece of call number `index` of one answer. The first piece has `id` and `name`, later ones neither."""
 
     index: int
@@ -281,8 +281,7 @@ class ToolCallDelta:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(Struct, frozen=True):
     """The natural logarithm of a token's probability, and the likeliest tokens in its place."""
 
     token: str
@@ -291,11 +290,11 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A piece of answer number `choice`, of `Sampling.n` that are drawn.
 
-    Each answer ends with one chunk that has a `finish_reason`; the usage of the very last chunk is final.
+    Each answer ends with one chunk that has a `finish_reason`; the usage of the very last chunk is final. There is one
+    for each token: a struct is made in a tenth of the time that a frozen dataclass takes.
     """
 
     text: str
@@ -326,8 +325,10 @@ class Choice:
             while len(self._calls) <= delta.index:
                 self._calls.append(_Call())
             self._calls[delta.index].add(delta)
-        self.logprobs.extend(chunk.logprobs)
-        self.finish_reason = chunk.finish_reason or self.finish_reason
+        if chunk.logprobs:
+            self.logprobs.extend(chunk.logprobs)
+        if chunk.finish_reason:
+            self.finish_reason = chunk.finish_reason
 
     @property
     def text(self) -> str:
@@ -363,7 +364,7 @@ class Answer:
     """What the chunks of one generation add up to so far: one choice, or `Sampling.n` of them."""
 
     choices: list[Choice] = field(default_factory=lambda: [Choice()])
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
 
     def add(self, chunk: Chunk) -> None:
         while len(self.choices) <= chunk.choice:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from serving.errors import ServingError
 from serving.generation import Chunk, FinishReason, Generation, TokenLogprob, ToolCallDelta, Usage
 
@@ -60,7 +62,7 @@ class Script:
         """What piece `number`, counted from 1, is for each of `n` answers."""
         piece, usage = self.pieces[number - 1], self.usage(number)
         if isinstance(piece, Chunk):
-            return [replace(piece, usage=usage)]
+            return [msgspec.structs.replace(piece, usage=usage)]
         return [Chunk(piece, usage, choice=choice) for choice in range(n)]
 
     def ends(self, n: int) -> list[Chunk]:

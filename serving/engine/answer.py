@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
+import aiohttp
 import msgspec
 from msgspec import Struct
 
@@ -85,10 +86,10 @@ NO_DETAILS = _PromptDetails()
 NOTHING: dict[str, int] = {}
 
 
-async def events(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def events(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
     """The data of each server-sent event, up to `[DONE]`."""
     buffer = b""
-    async for piece in content:
+    while piece := await content.readany():
         *whole, buffer = (buffer + piece).split(b"\n\n")
         for event in whole:
             if event == b"data: [DONE]":
@@ -118,7 +119,11 @@ class _Answers:
     """How far each of the answers of one generation has come."""
 
     def __init__(self, generation: Generation) -> None:
-        self._generation = generation
+        sampling, thinking = generation.sampling, bool(generation.thinking.enabled)
+        self._n = sampling.n
+        self._thinking = thinking
+        self._most = sampling.max_tokens if thinking and sampling.n == 1 else None
+        """Tokens of an answer that the engine, which bounds the sum with its thoughts, does not hold to them."""
         self._images = generation.images
         self._videos = generation.videos
         self._image_tokens = _known_tokens(self._images)
@@ -129,7 +134,7 @@ class _Answers:
         self._calling: set[int] = set()
         self._usage = Usage()
         self.overrun = False
-        """Whether the answer of a thinking model has all its tokens; the engine bounds the sum with its thoughts."""
+        """Whether the answer of a thinking model has all its tokens."""
 
     def count(self, event: _Event) -> None:
         """vLLM counts the tokens of an answer beside each of its pieces, and all together in the end."""
@@ -137,7 +142,7 @@ class _Answers:
         assert usage is not None
         details = usage.completion_tokens_details
         output, reasoning = usage.completion_tokens, details.reasoning_tokens if details is not None else None
-        if event.choices and self._generation.sampling.n > 1:
+        if self._n > 1 and event.choices:
             output, reasoning = self._together(event.choices[0].index, output, reasoning)
         prompt = usage.prompt_tokens_details or NO_DETAILS
         self._usage = Usage(
@@ -145,7 +150,7 @@ class _Answers:
             output,
             self._count_images(prompt),
             self._count_videos(prompt),
-            reasoning if self._generation.thinking.enabled or reasoning else None,
+            reasoning if self._thinking or reasoning else None,
             prompt.cached_tokens,
         )
 
@@ -173,7 +178,7 @@ class _Answers:
     def read(self, choice: _Choice) -> Iterator[Chunk]:
         delta = choice.delta
         reasoning = delta.reasoning or delta.reasoning_content or ""
-        calls = tuple(_call(call) for call in delta.tool_calls or ())
+        calls = tuple(map(_call, delta.tool_calls)) if delta.tool_calls else ()
         # What was thought, and the words around a call, are tokens too: only those of the answer have logprobs.
         logprobs = () if reasoning or calls else _tokens(choice.logprobs)
         if calls:
@@ -182,24 +187,24 @@ class _Answers:
             yield Chunk(delta.content or "", self._usage, None, choice.index, reasoning, calls, logprobs)
         if choice.finish_reason:
             yield from self._end(choice.index, choice.finish_reason)
-        self.overrun = self._is_overrun()
+        if self._most is not None:
+            self.overrun = not self._ended and self._answered >= self._most
 
     def _end(self, number: int, reason: str) -> Iterator[Chunk]:
         self._ended[number] = _finish(reason, called=number in self._calling)
-        if len(self._ended) < self._generation.sampling.n:
+        if len(self._ended) < self._n:
             yield Chunk("", self._usage, self._ended[number], number)
 
-    def _is_overrun(self) -> bool:
-        sampling = self._generation.sampling
-        if not self._generation.thinking.enabled or sampling.max_tokens is None or sampling.n > 1 or self._ended:
-            return False
-        return self._usage.output_tokens - (self._usage.reasoning_tokens or 0) >= sampling.max_tokens
+    @property
+    def _answered(self) -> int:
+        """Tokens after the thoughts."""
+        return self._usage.output_tokens - (self._usage.reasoning_tokens or 0)
 
     def last(self) -> Chunk:
         """The end of the answer that ended last."""
         if self.overrun:
             return Chunk("", self._usage, "length")
-        if len(self._ended) < self._generation.sampling.n:
+        if len(self._ended) < self._n:
             raise EngineUnavailable(retry_after=RETRY_AFTER)
         number, reason = list(self._ended.items())[-1]
         return Chunk("", self._usage, reason, number)
@@ -211,7 +216,7 @@ def _call(call: _ToolCall) -> ToolCallDelta:
 
 
 def _tokens(logprobs: _Logprobs | None) -> tuple[TokenLogprob, ...]:
-    return tuple(_token(token) for token in (logprobs.content if logprobs is not None else None) or ())
+    return tuple(map(_token, logprobs.content)) if logprobs is not None and logprobs.content else ()
 
 
 def _token(token: _Token) -> TokenLogprob:

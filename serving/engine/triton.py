@@ -172,7 +172,7 @@ def _structure(generation: Generation) -> str | None:
 async def _chunks(content: aiohttp.StreamReader, generation: Generation) -> AsyncGenerator[Chunk, None]:
     """Each event as chunks; each answer's end is held back until the last event of the stream."""
     counted = _Counted(generation)
-    async with aclosing(answer.events(content.iter_any())) as events:
+    async with aclosing(answer.events(content)) as events:
         async for event in events:
             piece = _decoder.decode(event)
             if piece.error is not None:

@@ -69,7 +69,7 @@ class VLLM(Remote):
     async def _attempt(self, generation: Generation, model: str) -> AsyncGenerator[Chunk, None]:
         async with (
             await self._answer(generation, model) as response,
-            aclosing(answer.chunks(answer.events(response.content.iter_any()), generation)) as chunks,
+            aclosing(answer.chunks(answer.events(response.content), generation)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ SEEN = Timeline(seen=((640, 480), None, (32, 64)))
 def ended(pieces: Sequence[Chunk], reason: FinishReason = "stop") -> list[Chunk]:
     """The pieces, one output token each, then the end of each answer that they belong to."""
     last = Usage(9, len(pieces), 0)
-    numbered = [replace(piece, usage=Usage(9, number, 0)) for number, piece in enumerate(pieces, 1)]
+    numbered = [msgspec.structs.replace(piece, usage=Usage(9, number, 0)) for number, piece in enumerate(pieces, 1)]
     return [*numbered, *(Chunk("", last, reason, choice) for choice in sorted({each.choice for each in pieces} or {0}))]
 
 
@@ -243,7 +244,7 @@ def chunked(draw: st.DrawFn, choice: int = 0) -> list[Chunk]:
     for index in range(draw(st.integers(0, 2))):
         pieces.append(called("", index=index, call_id=f"call_{index}", name="look"))
         pieces += [called(each, index=index) for each in draw(st.lists(texts, max_size=2))]
-    return [replace(piece, choice=choice) for piece in pieces]
+    return [msgspec.structs.replace(piece, choice=choice) for piece in pieces]
 
 
 @st.composite
@@ -254,7 +255,7 @@ def answers(draw: st.DrawFn) -> list[Chunk]:
     while any(queues):
         queue = draw(st.sampled_from([each for each in queues if each]))
         pieces.append(queue.pop(0))
-    numbered = [replace(piece, usage=Usage(9, number, 0)) for number, piece in enumerate(pieces, 1)]
+    numbered = [msgspec.structs.replace(piece, usage=Usage(9, number, 0)) for number, piece in enumerate(pieces, 1)]
     ends = [Chunk("", Usage(9, len(pieces), 0), "stop", choice) for choice in range(len(queues))]
     return [*numbered, *ends]
 
