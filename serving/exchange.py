@@ -216,14 +216,12 @@ class Exchange:
         still be answered with a status of its own."""
         first = await anext(frames)
         await self._start(200, EVENTS, {"cache-control": "no-cache", "x-accel-buffering": "no"})
-        await self._send_frame(first)
+        self.frames = 1
+        await self._send({"type": "http.response.body", "body": first, "more_body": True})
         async for frame in frames:
-            await self._send_frame(frame)
+            self.frames += 1
+            await self._send({"type": "http.response.body", "body": frame, "more_body": True})
         await self.end()
-
-    async def _send_frame(self, frame: bytes) -> None:
-        self.frames += 1
-        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
     async def end(self, last: bytes = b"") -> None:
         await self._send({"type": "http.response.body", "body": last})

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from serving import sse
 from serving.generation import Answer, Choice, Chunk, TokenLogprob, ToolCallDelta, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -39,13 +40,16 @@ class Rendering:
 
     async def frames(self, chunks: AsyncIterator[Chunk]) -> AsyncGenerator[bytes, None]:
         """Of each answer a first chunk with the role, one per piece, and one with the reason for the end."""
-        begun: set[int] = set()
+        begun: dict[int, bytes] = {}
         usage = Usage()
         async for chunk in chunks:
             usage = chunk.usage
             if chunk.choice not in begun:
-                begun.add(chunk.choice)
+                begun[chunk.choice] = sse.template(self._chunk(chunk.choice, {"content": sse.BLANK}))
                 yield self._chunk(chunk.choice, {"content": "", "role": "assistant"})
+            if chunk.is_text:
+                yield begun[chunk.choice] % orjson.dumps(chunk.text)
+                continue
             if delta := _delta(chunk):
                 yield self._chunk(chunk.choice, delta, chunk.logprobs)
             if chunk.finish_reason:

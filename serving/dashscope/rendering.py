@@ -48,7 +48,7 @@ class Rendering:
         )
 
     def whole(self, answer: Answer) -> bytes:
-        return self._body(self.output(answer), answer.usage)
+        return self._body(self.output(answer), to_usage(answer.usage))
 
     def output(self, answer: Answer) -> dict[str, Any]:
         if self.text_result:
@@ -82,6 +82,7 @@ class Rendering:
         not incremental, each frame has all that came before."""
         event_id = 0
         answer = Answer()
+        prepared: dict[int, bytes] = {}
         async with aclosing(_held_back(chunks)) as pieces:
             async for piece in pieces:
                 shown = piece
@@ -89,7 +90,18 @@ class Rendering:
                     answer.add(piece)
                     shown = _so_far(answer.choices[piece.choice], piece)
                 event_id += 1
-                yield sse.frame(event_id, "result", 200, self._body(self._frame(shown), piece.usage))
+                if not shown.is_text:
+                    yield sse.frame(event_id, "result", 200, self._body(self._frame(shown), to_usage(piece.usage)))
+                    continue
+                if shown.choice not in prepared:
+                    prepared[shown.choice] = self._prepared(shown.choice)
+                yield prepared[shown.choice] % (event_id, orjson.dumps(shown.text), orjson.dumps(to_usage(piece.usage)))
+
+    def _prepared(self, choice: int) -> bytes:
+        """A frame of a piece of text, without its number, its text and its usage: all that differs from one to the
+        next."""
+        body = self._body(self._frame(Chunk(sse.BLANK, Usage(), None, choice)), sse.BLANK)
+        return b"id:%d\n" + sse.template(sse.unnumbered("result", 200, body))
 
     def _frame(self, chunk: Chunk) -> dict[str, Any]:
         reason = chunk.finish_reason or "null"
@@ -123,8 +135,8 @@ class Rendering:
             choice["logprobs"] = {"content": tokens}
         return choice
 
-    def _body(self, output: dict[str, Any], usage: Usage) -> bytes:
-        return orjson.dumps({"output": output, "usage": to_usage(usage), "request_id": self.request_id})
+    def _body(self, output: dict[str, Any], usage: object) -> bytes:
+        return orjson.dumps({"output": output, "usage": usage, "request_id": self.request_id})
 
 
 async def _held_back(chunks: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:

@@ -16,18 +16,18 @@ PLACEHOLDER_ENDS = 2
 """Vision start and end: the cloud counts them as tokens of the image, vLLM does not."""
 
 
-class _Function(Struct):
+class _Function(Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class _ToolCall(Struct):
+class _ToolCall(Struct, gc=False):
     index: int = 0
     id: str | None = None
     function: _Function | None = None
 
 
-class _Delta(Struct):
+class _Delta(Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -35,46 +35,46 @@ class _Delta(Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Token(Struct):
+class _Token(Struct, gc=False):
     token: str
     logprob: float
     bytes: list[int] | None = None
     top_logprobs: list[_Token] = []
 
 
-class _Logprobs(Struct):
+class _Logprobs(Struct, gc=False):
     content: list[_Token] | None = None
 
 
-class _Choice(Struct):
+class _Choice(Struct, gc=False):
     delta: _Delta
     index: int = 0
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
 
-class _PromptDetails(Struct):
+class _PromptDetails(Struct, gc=False):
     multimodal_tokens: dict[str, int] | None = None
     cached_tokens: int | None = None
 
 
-class _CompletionDetails(Struct):
+class _CompletionDetails(Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class _Usage(Struct):
+class _Usage(Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
 
-class _Error(Struct):
+class _Error(Struct, gc=False):
     message: str = ""
     code: int | str | None = None
 
 
-class _Event(Struct):
+class _Event(Struct, gc=False):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: _Error | None = None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.compatible.rendering import Rendering, to_usage
+from serving.compatible.rendering import DONE, Rendering, to_usage
 from serving.generation import Answer, Chunk, FinishReason, TokenLogprob, ToolCallDelta, Usage
 from tests.serving.compatible.wire import events, folded
 
@@ -72,6 +72,14 @@ async def test_a_whole_answer_is_the_fold_of_the_streamed_one(chunks: list[Chunk
     assert stream[-1]["usage"] == whole["usage"]
     assert stream[-1]["choices"] == []
     assert {event["id"] for event in stream} == {whole["id"]}
+
+
+async def test_a_piece_of_text_is_written_byte_for_byte_as_all_else_is() -> None:
+    rendering = Rendering("r%b", "m", created=1)
+    for text in ('100 % "\0" %b', "\0", "营收"):
+        told = await streamed(rendering, [Chunk(text, Usage(), choice=1)])
+        role = rendering._chunk(1, {"content": "", "role": "assistant"})
+        assert told == role + rendering._chunk(1, {"content": text}) + DONE
 
 
 async def test_usage_is_left_out_unless_asked_for() -> None:

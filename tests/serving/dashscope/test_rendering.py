@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving import sse
 from serving.dashscope.messages import Form
 from serving.dashscope.rendering import Rendering, to_usage
 from serving.generation import Answer, Chunk, FinishReason, Timeline, TokenLogprob, Usage
@@ -91,6 +93,16 @@ async def test_increments_then_an_empty_frame_with_the_reason() -> None:
     ]
     assert [frame.id for frame in got] == [1, 2, 3]
     assert {frame.event for frame in got} == {"result"}
+
+
+async def test_a_piece_of_text_is_written_byte_for_byte_as_all_else_is() -> None:
+    """Frames of a text alone are filled in, what is around them is written once for all of a stream."""
+    pieces = [said('100 % "\0" %b'), said("\0", choice=1), thought("t"), said("营收")]
+    rendering = Rendering("r%b", "multimodal", indexed=True)
+    got = [frame async for frame in rendering.frames(replay(pieces))]
+    for number, (piece, frame) in enumerate(zip(pieces, got, strict=True), 1):
+        body = {"output": rendering._frame(piece), "usage": to_usage(piece.usage), "request_id": "r%b"}
+        assert frame == sse.frame(number, "result", 200, orjson.dumps(body))
 
 
 async def test_cumulative_frames_repeat_what_came_before() -> None:
