@@ -22,7 +22,7 @@ class Keys:
         prefix: of their names.
     """
 
-    def __init__(self, metadata: sql.MetaData, prefix: str = "") -> None:
+    def __init__(self, metadata: sql.MetaData, prefix: str) -> None:
         self._identity = sql.Table(
             f"{prefix}identity",
             metadata,

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from client.idempotency import Keys
 
 metadata = MetaData()
-keys = Keys(metadata)
+keys = Keys(metadata, "report_")
 
 documents = Table(
     "documents",
