@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 
 from serving.engine.refusals import RETRY_AFTER, refusal
+from serving.engine.wire import Reply
 from serving.errors import EngineUnavailable, GenerationFailed
 from serving.generation import Chunk, FinishReason, Generation, Image, TokenLogprob, ToolCallDelta, Usage, Video
 
@@ -86,32 +86,41 @@ NO_DETAILS = _PromptDetails()
 NOTHING: dict[str, int] = {}
 
 
-async def events(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
-    """The data of each server-sent event, up to `[DONE]`."""
-    buffer = b""
-    while piece := await content.readany():
-        *whole, buffer = (buffer + piece).split(b"\n\n")
+class Events:
+    """Server-sent events, as their bytes come."""
+
+    def __init__(self) -> None:
+        self.done = False
+        """Whether `[DONE]` has come."""
+        self._rest = b""
+
+    def read(self, piece: bytes) -> Iterator[bytes]:
+        """The data of each event that ends in this piece, up to `[DONE]`."""
+        *whole, self._rest = (self._rest + piece).split(b"\n\n")
         for event in whole:
             if event == b"data: [DONE]":
+                self.done = True
                 return
             if event.startswith(b"data: "):
                 yield event[6:]
 
 
-async def chunks(data: AsyncIterator[bytes], generation: Generation) -> AsyncGenerator[Chunk, None]:
+async def chunks(reply: Reply, generation: Generation) -> AsyncGenerator[Chunk, None]:
     """Chunks as they come; the reason for the last end is held back until the final usage has come after it."""
-    answers = _Answers(generation)
-    async for each in data:
-        event = _decoder.decode(each)
-        if event.error is not None:
-            raise refusal(event.error.code if isinstance(event.error.code, int) else 500, event.error.message)
-        if event.usage is not None:
-            answers.count(event)
-        for choice in event.choices:
-            for chunk in answers.read(choice):
-                yield chunk
-        if answers.overrun:
-            break
+    events, answers = Events(), _Answers(generation)
+    while not events.done and (piece := await reply.read()):
+        for each in events.read(piece):
+            event = _decoder.decode(each)
+            if event.error is not None:
+                raise refusal(event.error.code if isinstance(event.error.code, int) else 500, event.error.message)
+            if event.usage is not None:
+                answers.count(event)
+            for choice in event.choices:
+                for chunk in answers.read(choice):
+                    yield chunk
+            if answers.overrun:
+                yield answers.last()
+                return
     yield answers.last()
 
 

@@ -29,7 +29,7 @@ they stand: a user could close the turn or, with image placeholders that match n
 WORD_JOINER = "\u2060"
 STREAM_INTERVAL = 32
 """Tokens in a chunk of an answer that nobody reads as it comes. A chunk costs vLLM as much CPU as some tokens of a
-small model do, and the gateway 25 us; an answer that a deadline cuts off lacks fewer than so many tokens."""
+small model do, and the gateway 30 us; an answer that a deadline cuts off lacks fewer than so many tokens."""
 MAX_THOUGHT = 81_920
 """Tokens that a model of the family thinks at most."""
 BACKGROUND = 10

@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any
 
-import aiohttp
 import msgspec
 import orjson
 import pybase64
@@ -20,7 +19,8 @@ from msgspec import Struct
 
 from serving.engine import answer, chat
 from serving.engine.refusals import DYING, RETRY_AFTER, refusal
-from serving.engine.remote import PROBE_TIMEOUT, Remote, Whole, translated
+from serving.engine.remote import Remote, translated
+from serving.engine.wire import Reply
 from serving.errors import EngineUnavailable, GenerationFailed, InvalidRequest
 from serving.generation import Chunk, FinishReason, Generation, Image, Message, Text, Usage, Video
 
@@ -57,28 +57,25 @@ class Triton(Remote):
 
     def __init__(self, url: str) -> None:
         """`url` is triton+http://host:port/MODEL."""
-        super().__init__()
-        base, _, self._model = url.removeprefix("triton+").rstrip("/").rpartition("/")
-        self._base = f"{base}/v2"
+        base, _, model = url.removeprefix("triton+").rstrip("/").rpartition("/")
+        super().__init__(f"{base}/v2")
+        self._path = f"/models/{model}"
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         asked = body(generation)
-        with translated(self._base):
-            url = f"{self._base}/models/{self._model}/generate_stream"
-            async with self._http.post(url, data=Whole(asked)) as response:
-                if response.status != 200:
-                    raise refused(response.status, await response.read())
-                async with aclosing(_chunks(response.content, generation)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
+        with translated(self._url), closing(await self._ask("POST", f"{self._path}/generate_stream", asked)) as reply:
+            if reply.status != 200:
+                raise refused(reply.status, await reply.whole())
+            async with aclosing(_chunks(reply, generation)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     async def ready(self) -> bool:
         try:
-            url = f"{self._base}/models/{self._model}/ready"
-            async with self._http.get(url, timeout=PROBE_TIMEOUT) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError, EngineUnavailable):
+            status, _ = await self._fetch(f"{self._path}/ready")
+        except (TimeoutError, OSError, EngineUnavailable):
             return False
+        return status == 200
 
 
 def body(generation: Generation) -> bytes:
@@ -169,11 +166,12 @@ def _structure(generation: Generation) -> str | None:
     return orjson.dumps(structure).decode()
 
 
-async def _chunks(content: aiohttp.StreamReader, generation: Generation) -> AsyncGenerator[Chunk, None]:
+async def _chunks(reply: Reply, generation: Generation) -> AsyncGenerator[Chunk, None]:
     """Each event as chunks; each answer's end is held back until the last event of the stream."""
     counted = _Counted(generation)
-    async with aclosing(answer.events(content)) as events:
-        async for event in events:
+    events = answer.Events()
+    while not events.done and (data := await reply.read()):
+        for event in events.read(data):
             piece = _decoder.decode(event)
             if piece.error is not None:
                 raise refused(500, event)

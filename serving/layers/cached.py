@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -118,18 +118,18 @@ class Cached(Layer):
         for again in (True, False):
             joined = (key, generation.priority) in self._flights
             self._count("joined" if joined else "miss", generation)
-            begun = False
-            try:
-                async with aclosing(self._flight(key, generation)) as chunks:
-                    async for chunk in chunks:
-                        begun = True
-                        yield chunk
-                return
-            except ServingError as error:
-                if not (joined and again and error.retryable) or begun:
-                    raise
+            async with self._aboard(key, generation) as flight:
+                try:
+                    async with aclosing(flight.read()) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                    return
+                except ServingError as error:
+                    if not (joined and again and error.retryable) or flight.chunks:
+                        raise
 
-    async def _flight(self, key: bytes, generation: Generation) -> AsyncGenerator[Chunk, None]:
+    @asynccontextmanager
+    async def _aboard(self, key: bytes, generation: Generation) -> AsyncGenerator[Flight, None]:
         """Joins the flight of the answer, or begins it. Nobody interactive waits for one in the background."""
         name = (key, generation.priority)
         if name not in self._flights:
@@ -141,9 +141,7 @@ class Cached(Layer):
         flight, task = self._flights[name]
         flight.readers += 1
         try:
-            async with aclosing(flight.read()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            yield flight
         finally:
             flight.readers -= 1
             if flight.readers == 0 and not flight.ended:

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 
 from serving.engine.refusals import refusal as refusal_of
 from serving.engine.remote import translated
 from serving.engine.vllm import VLLM
+from serving.engine.wire import Broken
 from serving.errors import (
     ContextTooLong,
     EngineUnavailable,
@@ -361,11 +363,10 @@ async def test_not_ready_when_its_server_outlives_its_engine(vllm: VLLM, fake: F
 @pytest.mark.parametrize(
     "error",
     [
-        aiohttp.ClientConnectionError(),
-        aiohttp.ServerDisconnectedError(),
-        aiohttp.ClientPayloadError(),
-        aiohttp.ServerTimeoutError(),
+        Broken(),
         ConnectionResetError(),
+        socket.gaierror(),
+        ssl.SSLError(),
         TimeoutError(),
     ],
 )
