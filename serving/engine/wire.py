@@ -41,6 +41,11 @@ class Reply:
         self._error: Broken | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def resting(self) -> bool:
+        """Whether so much waits to be read that the connection is not read meanwhile."""
+        return self._size >= UNREAD
+
     async def begun(self) -> None:
         """Returns when there is a status. Raises `Broken`."""
         while not self.status:
@@ -54,9 +59,9 @@ class Reply:
             await self._more()
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
-        if self._size >= UNREAD:
+        rested, self._size = self.resting, 0
+        if rested:
             self._link.resume()
-        self._size = 0
         return data
 
     async def whole(self) -> bytes:
@@ -78,7 +83,7 @@ class Reply:
     def add(self, piece: bytes) -> None:
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size >= UNREAD:
+        if self.resting:
             self._link.pause()
         self.wake()
 
@@ -124,7 +129,7 @@ class Link(asyncio.Protocol):
         if reply is not self._reply:
             return
         self._reply = None
-        if reply.complete and self._kept and not self.closing:
+        if reply.complete and self._kept and not reply.resting and not self.closing:
             self._links.keep(self)
             self._idle = self.loop.call_later(KEEP_ALIVE, self.close)
         else:

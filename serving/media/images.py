@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import binascii
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ LOOKED_AT = 4096
 BAD_SIZE = "The image length and width do not meet the model restrictions."
 
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+LINE_BREAKS = re.compile(r"[ \t\r\n]+")
+"""And what else folds base64. Other control characters are no JSON either."""
 APP1 = 0xE1
 ORIENTATION = 0x0112
 ON_ITS_SIDE = (5, 6, 7, 8)
@@ -114,7 +117,7 @@ def unpacked(payload: str) -> tuple[bytes, str]:
     try:
         return pybase64.b64decode(payload, validate=True), payload
     except (binascii.Error, ValueError):
-        payload = "".join(payload.split())
+        payload = LINE_BREAKS.sub("", payload)
     try:
         return pybase64.b64decode(payload, validate=True), payload
     except (binascii.Error, ValueError):

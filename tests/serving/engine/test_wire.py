@@ -87,6 +87,16 @@ async def test_a_connection_serves_one_request_after_the_other(wired: Wire, link
     assert wired.connections == 1
 
 
+async def test_a_connection_is_read_again_after_a_long_answer_that_nobody_read(wired: Wire, links: Links) -> None:
+    """Reading rests once so much waits: whoever had the connection next would have waited without end."""
+    wired.answers += [HEAD + b"content-length: %d\r\n\r\n" % wire.UNREAD + bytes(wire.UNREAD), SHORT]
+    reply = await links.ask("GET", "/long")
+    while not reply.complete:  # noqa: ASYNC110 - nothing tells of it but what is asked to read
+        await asyncio.sleep(0.001)
+    reply.close()
+    assert await fetched(links) == (200, b"ok")
+
+
 async def test_what_is_sent() -> None:
     wired = Wire([SHORT, SHORT])
     async with to(wired, account="me:a%40b@", path="/under/") as links:

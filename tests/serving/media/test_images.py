@@ -117,6 +117,8 @@ async def test_what_is_no_usable_image_is_refused(data: bytes, message: str) -> 
         ("data:image/png;base64", "An image or a video is given as"),
         ("data:image/png;base64,not base64!", "is not base64"),
         ("data:image/png;base64,图片", "is not base64"),
+        ("data:image/png;base64,iVBO\x0bRw0K", "is not base64"),
+        ("data:image/png;base64,iVBO\x1cRw0K", "is not base64"),
     ],
 )
 async def test_what_is_no_data_uri_is_refused(reference: str, message: str) -> None:
