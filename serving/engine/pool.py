@@ -11,7 +11,7 @@ from serving.engine.base import Engine
 from serving.engine.replica import Replica
 from serving.engine.tokens import Tokens
 from serving.engine.vllm import RETRY_AFTER
-from serving.errors import EngineUnavailable
+from serving.errors import EngineUnavailable, Overloaded
 from serving.generation import Chunk, Generation
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Pool:
                         begun = True
                         yield chunk
                 return
-            except EngineUnavailable:
+            except (EngineUnavailable, Overloaded):
                 if begun or len(tried) == MAX_TRIES or not self._usable(tried):
                     raise
                 log.warning("request %s goes to another engine than %s", generation.request_id, replica.url)

@@ -15,6 +15,7 @@ from serving.errors import (
     ImageForgotten,
     InvalidImage,
     InvalidRequest,
+    Overloaded,
     ServingError,
 )
 
@@ -95,6 +96,8 @@ def refusal(status: int, text: str) -> ServingError:
         return InvalidRequest(text[:500] or None)
     # Not the text: what an engine says of a failure may quote the prompt. Its own log has it.
     log.warning("engine answered %d, with %d characters%s", status, len(text), _kind(text))
-    if status in (401, 403, 404, 429, 502, 503, 504) or DYING.search(text):
+    if status == 429:  # busy, and not gone: to be left alone for a growing pause would make the others busy, too
+        return Overloaded(retry_after=RETRY_AFTER)
+    if status in (401, 403, 404, 502, 503, 504) or DYING.search(text):
         return EngineUnavailable(retry_after=RETRY_AFTER)
     return GenerationFailed()

@@ -11,7 +11,7 @@ import pytest
 from serving.engine import discovery, spread
 from serving.engine.pool import MAX_TRIES, Pool
 from serving.engine.replica import LOST_AFTER, Replica
-from serving.errors import EngineUnavailable, GenerationFailed, InvalidRequest, ServingError
+from serving.errors import EngineUnavailable, GenerationFailed, InvalidRequest, Overloaded, ServingError
 from serving.generation import Caller, Chunk, Generation, Image, ImageContent, Message, Part, Text
 from tests.fakes import FakeEngine
 
@@ -101,6 +101,19 @@ async def test_no_replica_gets_more_than_a_fair_share(pool: Pool, engines: dict[
     assert max(asked(engines)) <= 30 / 3 * spread.FAIR + 1
     for stream in streams:
         await stream.aclose()
+
+
+async def test_what_a_busy_replica_refuses_another_answers(pool: Pool, engines: dict[str, FakeEngine]) -> None:
+    """It stays in use all the while: busy is not gone."""
+    engines["http://a"].always(error=Overloaded())
+    for _ in range(30):
+        assert (await ask(pool))[-1].finish_reason == "stop"
+    assert len(engines["http://a"].history) > 1
+    for engine in engines.values():
+        engine.always(error=Overloaded())
+    with pytest.raises(Overloaded):
+        await ask(pool)
+    assert all(replica.usable for replica in pool.replicas)
 
 
 async def test_a_dead_replica_costs_nothing_when_another_can_answer(pool: Pool, engines: dict[str, FakeEngine]) -> None:

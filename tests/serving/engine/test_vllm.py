@@ -22,6 +22,7 @@ from serving.errors import (
     GenerationFailed,
     InvalidImage,
     InvalidRequest,
+    Overloaded,
     ServingError,
 )
 from serving.generation import (
@@ -254,6 +255,7 @@ async def test_a_body_of_megabytes_is_no_warning(vllm: VLLM, fake: FakeVLLM) -> 
         (404, "The model does not exist.", EngineUnavailable),
         (500, "division by zero", GenerationFailed),
         (500, "EngineCore encountered an issue. See stack trace (above) for the root cause.", EngineUnavailable),
+        (429, "Too many requests", Overloaded),
         (503, "", EngineUnavailable),
     ],
 )
