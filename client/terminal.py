@@ -22,7 +22,6 @@ from client.errors import (
     UnusableImage,
 )
 from client.estimate import Estimate, estimate
-from client.garbage import seldom_collected
 from client.interrupt import interruptible
 from client.ledger import Ledger
 from client.limits import Quota
@@ -104,7 +103,7 @@ async def run(session: Session, plan: Plan) -> int:
     began = time.monotonic()
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     _make_folder(plan.out)
-    with seldom_collected(), Ledger(plan.out, plan.job) as ledger:
+    with Ledger(plan.out, plan.job) as ledger:
         batch = _batch(session, ledger, plan, console)
         stopped = await _asked(batch, plan, console)
         summary = _summary(ledger, plan, console)
