@@ -20,7 +20,7 @@ AT_A_TIME = 2
 
 
 @pytest.fixture(scope="session")
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ring3: None) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("conformance")
     if request.config.getoption("--target") == "cloud":
         yield cloud(folder)
@@ -41,7 +41,7 @@ def commands(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[list[s
 
 @pytest.fixture(scope="session")
 def driver(
-    commands: dict[str, Future[list[str]]], tmp_path_factory: pytest.TempPathFactory
+    commands: dict[str, Future[list[str]]], tmp_path_factory: pytest.TempPathFactory, ring3: None
 ) -> Iterator[Callable[[str], Driver]]:
     """The process of a client by name, started once."""
     running: dict[str, Driver] = {}

@@ -40,7 +40,7 @@ drawn = settings(
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def target(tmp_path_factory: pytest.TempPathFactory, ring3: None) -> Any:
     folder = tmp_path_factory.mktemp("openapi")
     switched_on = Settings(data=folder / "data", async_tasks=True, cache="off")
     app = local(folder, Scripted(), Material.drawn(MODEL), switched_on)
