@@ -24,7 +24,8 @@ OPENING = re.compile(
 """A key with its value up to the base64. Every quotation mark inside a JSON string has a backslash before it, so that
 this stands in none, and is a member of an object wherever the whole is JSON."""
 FOREIGN = (b"\\", b"\n", b"\r", b"\t")
-"""What has to be left to the decoder: it unescapes the first, and refuses the others."""
+"""What has to be left to the decoder: it unescapes the first, and refuses the others. It would refuse further control
+characters, too, which are no base64: whoever reads the image does."""
 MARK = f"lifted:{secrets.token_hex(16)}:"
 """Stands where an image stood. Nobody outside knows it."""
 
@@ -58,8 +59,10 @@ def lifted(body: bytes) -> tuple[bytes, list[str]]:
             break
         at += len(BASE64)
         opening = OPENING.search(body[max(0, at - AROUND) : at])
+        if opening is None:
+            continue  # before its end is looked for: a long text without one would be read for each mention
         end = body.find(b'"', at)
-        if opening is None or end - at < LARGE or any(body.find(sign, at, end) >= 0 for sign in FOREIGN):
+        if end - at < LARGE or any(body.find(sign, at, end) >= 0 for sign in FOREIGN):
             continue
         start = at - len(opening[1])
         try:

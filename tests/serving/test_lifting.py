@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -93,6 +95,18 @@ def test_mistakes_are_told_by_their_place_in_the_body(cut: int) -> None:
 def test_a_mark_cannot_be_guessed() -> None:
     body = json.dumps(native({"image": "lifted:0"}, {"image": URI})).encode()
     assert read(body) == [[{"image": "lifted:0"}, {"image": URI}]]
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
+
+
+def test_mentions_in_a_long_text_cost_no_look_at_all_of_it_each() -> None:
+    body = json.dumps(native({"text": ";base64," * lifting.FEW + "A" * (8 << 20)})).encode()
+    plain = min(seconds(lambda: json.loads(body)) for _ in range(3))
+    assert min(seconds(lambda: lifting.lifted(body)) for _ in range(3)) < 2 * plain
 
 
 JSON = st.recursive(
