@@ -136,6 +136,7 @@ class Link(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
+        self._until_end = False  # from here on, the end of the connection is not that of a body
         self._links.lose(self)
         if self._transport is not None:
             self._transport.abort()
@@ -187,7 +188,7 @@ class Link(asyncio.Protocol):
             self._reply.wake()
 
     def on_body(self, body: bytes) -> None:
-        if self._reply is not None:
+        if self._reply is not None and not self._reply.complete:
             self._reply.add(body)
 
     def on_message_complete(self) -> None:

@@ -170,12 +170,19 @@ async def test_a_request_that_is_given_up_hangs_up(wired: Wire, links: Links) ->
     await asyncio.wait_for(wired.left.wait(), 5)
 
 
-async def test_closing_ends_what_runs(wired: Wire, links: Links) -> None:
-    wired.answers.append(CHUNKED)
+@pytest.mark.parametrize("begun", [CHUNKED, HEAD + b"\r\nhalf"])
+async def test_closing_ends_what_runs(wired: Wire, links: Links, begun: bytes) -> None:
+    wired.answers.append(begun)
     reply = await links.ask("GET", "/")
     links.close()
     with pytest.raises(Broken):
-        await reply.read()
+        await reply.whole()
+
+
+async def test_what_nobody_asked_for_is_no_part_of_an_answer(wired: Wire, links: Links) -> None:
+    wired.answers += [SHORT + SHORT, SHORT]
+    assert [await fetched(links), await fetched(links)] == [(200, b"ok")] * 2
+    assert wired.connections == 2
 
 
 async def test_a_connection_that_the_other_end_has_closed_is_not_used_again(wired: Wire, links: Links) -> None:
