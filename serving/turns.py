@@ -22,8 +22,11 @@ class Turns(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         """All who wait, in the order of their turns."""
-        longest = max(map(len, self._lines.values()), default=0)
-        return (line[number] for number in range(longest) for line in self._lines.values() if number < len(line))
+        lines, number = list(self._lines.values()), 0
+        while lines:
+            yield from (line[number] for line in lines)
+            number += 1
+            lines = [line for line in lines if len(line) > number]
 
     def before(self, holder: str) -> int:
         """How many have their turn before the next one that the holder adds."""
