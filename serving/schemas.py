@@ -99,7 +99,7 @@ def _check_value(name: str, value: Any, what: str) -> None:
 
 def _count(schema: Mapping[str, Any], name: str) -> int:
     value = schema.get(name)
-    return int(value) if isinstance(value, int | float) else 0
+    return max(0, int(value)) if isinstance(value, int | float) else 0  # less than nothing takes nothing off the others
 
 
 def _patterns(name: str, value: Any) -> list[str]:

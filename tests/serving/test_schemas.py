@@ -59,6 +59,10 @@ def test_schemas_that_people_write_pass(schema: dict[str, Any]) -> None:
         ({"anyOf": [text(maxLength=300 + i) for i in range(9)]}, "of 1152 characters together.* equal ones count once"),
         ({"anyOf": [text(minLength=i + 1, maxLength=300) for i in range(9)]}, "of 1152 characters together"),
         ({"anyOf": [text(minLength=300 + i) for i in range(9)]}, "of 1152 characters together"),
+        (
+            {"anyOf": [text(minLength=-9999, maxLength=-9999), *(text(minLength=300 + i) for i in range(9))]},
+            "of 1152 characters together",
+        ),
         ({"type": "array", "minItems": 1e9}, "a minItems of 1000000000"),
         (nested(40), "nested deeper than 64 levels"),
         (nested(100_000 // 100), "nested deeper than 64 levels"),
