@@ -121,6 +121,7 @@ async def chunks(reply: Reply, generation: Generation) -> AsyncGenerator[Chunk, 
             if answers.overrun:
                 yield answers.last()
                 return
+    reply.over = True
     yield answers.last()
 
 

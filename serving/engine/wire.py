@@ -19,6 +19,8 @@ CONNECT_WITHIN = 10.0
 """Seconds."""
 KEEP_ALIVE = 4.0
 """Seconds. vLLM closes idle connections after 5: reusing one at that moment would fail a request for nothing."""
+END_WITHIN = 1.0
+"""Seconds that the end of a body is waited for when all that was in it has come."""
 UNREAD = 1 << 18
 """Bytes of an answer that wait to be read before no more are taken from the socket."""
 LARGE = 1 << 16
@@ -30,11 +32,16 @@ class Broken(ConnectionError):
 
 
 class Reply:
-    """An answer while it comes. To be closed, which ends the connection unless the answer is complete."""
+    """An answer while it comes. To be closed, which ends the connection unless the answer is complete, or will be."""
 
     def __init__(self, link: Link) -> None:
         self.status = 0
         self.complete = False
+        self.over = False
+        """Set by who reads it once nothing but its end is to come. vLLM's server sends that apart: of a hundred streams
+        that were read to `[DONE]` fifty and more had not ended then, and took their connections with them."""
+        self.left = False
+        """Closed while it was over, and not complete."""
         self._link = link
         self._pieces: list[bytes] = []
         self._size = 0
@@ -110,12 +117,11 @@ class Link(asyncio.Protocol):
         self._kept = False
         """Whether the other end keeps the connection when the answer is complete."""
         self._idle: asyncio.TimerHandle | None = None
+        """Closes it unless something comes of it before."""
 
     def ask(self, head: bytes, body: bytes) -> Reply:
         assert self._transport is not None
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+        self._awaken()
         self._reply, self._until_end, self._kept = Reply(self), True, False
         if len(body) < LARGE:
             self._transport.write(head + body)
@@ -126,14 +132,26 @@ class Link(asyncio.Protocol):
 
     def leave(self, reply: Reply) -> None:
         """The connection is kept for the next request if it can be. Nothing if the answer has been left before."""
-        if reply is not self._reply:
+        if reply is not self._reply or reply.left:
             return
+        if reply.over and not reply.complete and not self.closing:
+            reply.left = True
+            self._idle = self.loop.call_later(END_WITHIN, self.close)
+        else:
+            self._release(reply)
+
+    def _release(self, reply: Reply) -> None:
         self._reply = None
         if reply.complete and self._kept and not reply.resting and not self.closing:
             self._links.keep(self)
             self._idle = self.loop.call_later(KEEP_ALIVE, self.close)
         else:
             self.close()
+
+    def _awaken(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     def close(self) -> None:
         self._until_end = False  # from here on, the end of the connection is not that of a body
@@ -158,8 +176,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._idle is not None:
-            self._idle.cancel()
+        self._awaken()
         self._links.lose(self)
         if self._reply is not None and not self._reply.complete:
             if self._reply.status and self._until_end and exc is None:
@@ -196,10 +213,12 @@ class Link(asyncio.Protocol):
             self._kept = self._parser.should_keep_alive()
             self._end(self._reply)
 
-    @staticmethod
-    def _end(reply: Reply) -> None:
+    def _end(self, reply: Reply) -> None:
         reply.complete = True
         reply.wake()
+        if reply.left:
+            self._awaken()
+            self._release(reply)
 
 
 class Links:

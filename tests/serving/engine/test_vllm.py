@@ -338,6 +338,15 @@ async def test_closing_the_answer_hangs_up(vllm: VLLM, fake: FakeVLLM) -> None:
     await asyncio.wait_for(fake.left.wait(), 20)
 
 
+async def test_who_has_the_whole_answer_does_not_hang_up(vllm: VLLM, fake: FakeVLLM) -> None:
+    fake.gate = asyncio.Event()
+    fake.answers.append([event("a", "stop"), final(), DONE, b": what follows is the end\n\n"])
+    assert [chunk.text for chunk in await ask(vllm)] == ["a", ""]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(fake.left.wait(), 0.2)
+    fake.gate.set()
+
+
 async def test_nobody_there() -> None:
     engine = VLLM("http://127.0.0.1:9")
     with pytest.raises(EngineUnavailable):

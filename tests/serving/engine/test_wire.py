@@ -16,7 +16,8 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 SHORT = HEAD + b"content-length: 2\r\n\r\nok"
 
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Answer = Callable[[asyncio.StreamWriter], Awaitable[bool | None]]
+"""True: the connection stays."""
 
 
 @dataclass
@@ -39,8 +40,7 @@ class Wire:
                 answer = self.answers.pop(0)
                 if isinstance(answer, bytes):
                     writer.write(answer)
-                else:
-                    await answer(writer)
+                elif not await answer(writer):
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
             self.left.set()
@@ -157,6 +157,42 @@ async def test_who_leaves_before_the_end_hangs_up(wired: Wire, links: Links) -> 
     wired.answers.append(CHUNKED + b"2\r\nok\r\n")
     with closing(await links.ask("GET", "/")) as reply:
         assert await reply.read() == b"ok"
+    await asyncio.wait_for(wired.left.wait(), 5)
+    wired.answers.append(SHORT)
+    assert await fetched(links) == (200, b"ok")
+
+
+async def test_who_has_read_all_but_the_end_does_not_hang_up(wired: Wire, links: Links) -> None:
+    """vLLM's server writes the end of a stream after `[DONE]`, and it may come a moment later."""
+    read = asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter) -> bool:
+        writer.write(CHUNKED + b"2\r\nok\r\n")
+        await read.wait()
+        writer.write(b"0\r\n\r\n")
+        return True
+
+    wired.answers += [answer, SHORT]
+    with closing(await links.ask("GET", "/")) as reply:
+        assert await reply.read() == b"ok"
+        reply.over = True
+    assert not reply.complete
+    read.set()
+    async with asyncio.timeout(5):
+        while not reply.complete:  # noqa: ASYNC110 - nothing tells of it but what is asked to read
+            await asyncio.sleep(0.001)
+    assert await fetched(links) == (200, b"ok")
+    assert wired.connections == 1
+
+
+async def test_an_end_that_does_not_come_is_not_waited_for(
+    wired: Wire, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "END_WITHIN", 0.01)
+    wired.answers.append(CHUNKED + b"2\r\nok\r\n")
+    with closing(await links.ask("GET", "/")) as reply:
+        assert await reply.read() == b"ok"
+        reply.over = True
     await asyncio.wait_for(wired.left.wait(), 5)
     wired.answers.append(SHORT)
     assert await fetched(links) == (200, b"ok")
