@@ -290,7 +290,13 @@ def check(plan: LaunchPlan) -> None:
                 "installs it, or name a running vLLM with --engine-url."
             )
     if plan.folder is not None:
-        _check_weights(plan.folder)
+        try:
+            _check_weights(plan.folder)
+        except OSError as error:
+            raise LaunchError(
+                f"{plan.folder} cannot be read: {error.strerror or error}; name another folder in HOMESCOPE_MODEL, or "
+                "let the user of the server read this one."
+            ) from None
 
 
 def _check_weights(folder: Path) -> None:
@@ -303,7 +309,7 @@ def _check_weights(folder: Path) -> None:
     try:
         shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.is_file() else []
         lacking = [name for name in shards if not (folder / name).is_file()]
-    except (ValueError, KeyError, AttributeError, OSError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise LaunchError(f"{index} cannot be read: download the weights again.") from None
     if lacking:
         raise LaunchError(

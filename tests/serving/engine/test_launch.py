@@ -334,6 +334,14 @@ async def test_weights_that_are_not_complete_are_said_at_once(tmp_path: Path) ->
     await launcher.aclose()
 
 
+async def test_weights_that_cannot_be_read_are_said_at_once(tmp_path: Path) -> None:
+    """By a name that no file can have: whoever is root may read all."""
+    launcher = Launcher(LaunchPlan(("true",), str(tmp_path / ("x" * 300)), (), 1, "", modules=()), log_dir=tmp_path)
+    with pytest.raises(LaunchError, match=r"xxx cannot be read: File name too long; name another folder"):
+        await launcher.start()
+    await launcher.aclose()
+
+
 @pytest.mark.ring3
 async def test_a_log_folder_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
