@@ -240,7 +240,7 @@ class Links:
     async def ask(self, method: str, path: str, body: bytes = b"") -> Reply:
         """The answer once it has begun; `body` is JSON. Raises `OSError`, of which `Broken` is one, and
         `TimeoutError`."""
-        link = self._waiting.pop() if self._waiting else await self._connected()
+        link = self._idle() or await self._connected()
         length = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n" if body else ""
         head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._lines}{length}\r\n"
         reply = link.ask(head.encode(), body)
@@ -264,6 +264,13 @@ class Links:
     def close(self) -> None:
         for link in list(self._all):
             link.close()
+
+    def _idle(self) -> Link | None:
+        while self._waiting:
+            link = self._waiting.pop()
+            if not link.closing:  # what the other end has closed is told of one turn of the loop later
+                return link
+        return None
 
     async def _connected(self) -> Link:
         loop = asyncio.get_running_loop()

@@ -227,6 +227,16 @@ async def test_a_connection_that_the_other_end_has_closed_is_not_used_again(wire
     assert await fetched(links) == (200, b"ok")
 
 
+async def test_a_connection_that_is_just_being_closed_is_not_used(wired: Wire, links: Links) -> None:
+    wired.answers += [SHORT, SHORT]
+    await fetched(links)
+    transport = links._waiting[0]._transport
+    assert transport is not None
+    transport.close()  # as the loop does once the other end has
+    assert await fetched(links) == (200, b"ok")
+    assert wired.connections == 2
+
+
 async def test_idle_connections_are_closed(wired: Wire, links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "KEEP_ALIVE", 0.01)
     wired.answers += [SHORT, SHORT]
