@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serving.intake import REST
 from serving.joining import Joined
@@ -13,6 +14,8 @@ from serving.settings import Settings
 
 MAX_HEAD = 65_536
 """Bytes of a request line and its headers. The parser itself would take any number."""
+MAX_PIPELINED = 16
+"""Requests that wait behind the one that is answered. A packet full of small ones is a hundred times its bytes."""
 LINGER = 30.0
 """Seconds in which the rest of a body is thrown away whose request has been answered. To close at once would take the
 answer from a client that is still sending."""
@@ -66,6 +69,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._head_size = 0
         self._in_message = False
+        self._beside_body = 0
+        self._answered: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -84,6 +89,7 @@ class Connection(HttpToolsProtocol):
                 timer.cancel()
         if self._gathering is not None:
             self._gathering.end(gone=True)
+        self._tell_of_loss()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -92,7 +98,10 @@ class Connection(HttpToolsProtocol):
         if not self._in_message:
             self._head_size += len(data)
             self._expect_head()
+        self._beside_body += len(data)
         super().data_received(data)
+        if self._in_message and self._beside_body > MAX_HEAD:  # endless trailers, or extensions of a chunk
+            self._close()
         if not self._in_message and self._head_size > MAX_HEAD and not self.transport.is_closing():
             self._refuse(431, b"Request headers too large.")
 
@@ -101,14 +110,22 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope[REST] = self._rest  # type: ignore[literal-required]
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_message:  # what follows a body is no header of its request (RFC 9110, 6.5.1)
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_message, self._head_size = True, 0
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.transport.abort()
+            return
+        self._in_message, self._head_size, self._beside_body = True, 0, 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._beside_body = 0
         if self._gathering is not None:
             self._gathering.add(body)
         else:
@@ -155,6 +172,16 @@ class Connection(HttpToolsProtocol):
         finally:
             if self._gathering is gathering:
                 self._gathering = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _tell_of_loss(self) -> None:
+        """uvicorn tells the last request that came, which may wait behind the one that is answered."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

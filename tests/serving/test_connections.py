@@ -14,7 +14,7 @@ import uvicorn
 
 from serving.access.keys import KeyStore
 from serving.app import create_app
-from serving.connections import MAX_HEAD
+from serving.connections import MAX_HEAD, MAX_PIPELINED
 from serving.generation import Text
 from serving.metrics import Observed
 from serving.server import config_of
@@ -228,6 +228,74 @@ async def test_endless_headers_are_cut_off(settings: Settings, engine: FakeEngin
         writer.write(b"GET / HTTP/1.1\r\n" + flood)
         assert b" 431 " in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "flood", [b"0\r\nx-a: " + b"a" * 8 * MAX_HEAD, b"0\r\n" + b"x: y\r\n" * MAX_HEAD, b"1;" + b"a" * 8 * MAX_HEAD]
+)
+async def test_what_comes_endlessly_beside_a_body_is_cut_off(
+    settings: Settings, engine: FakeEngine, key: str, flood: bytes
+) -> None:
+    async with running(settings, engine, key) as server:
+        reader, writer = await server.dial()
+        writer.write(CHUNKED % (PATH.encode(), key.encode()) + b"1\r\n{\r\n" + flood)
+        assert await closed(reader)
+        writer.close()
+
+
+async def test_what_follows_a_body_is_no_header(settings: Settings, engine: FakeEngine, key: str) -> None:
+    body = httpx.Request("POST", "http://x", json=chat()).content
+    async with running(settings, engine, key) as server:
+        reader, writer = await server.dial()
+        chunk = b"%x\r\n%s\r\n0\r\nauthorization: Bearer %s\r\n\r\n" % (len(body), body, key.encode())
+        writer.write(CHUNKED % (PATH.encode(), b"sk-wrong") + chunk)
+        assert (await answer(reader))[0] == 401
+        writer.close()
+
+
+async def test_chunks_of_a_byte_each_are_a_body_all_the_same(settings: Settings, engine: FakeEngine, key: str) -> None:
+    body = httpx.Request("POST", "http://x", json=chat(user("hi" * MAX_HEAD))).content
+    async with running(settings, engine, key) as server:
+        reader, writer = await server.dial()
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        writer.write(CHUNKED % (PATH.encode(), key.encode()) + chunks + b"0\r\n\r\n")
+        assert (await answer(reader))[0] == 200
+        writer.close()
+
+
+async def test_requests_are_not_stacked_up_behind_one(settings: Settings, engine: FakeEngine, key: str) -> None:
+    engine.enqueue("done", gate=asyncio.Event())
+    body = httpx.Request("POST", "http://x", json=chat()).content
+    async with running(settings, engine, key) as server:
+        reader, writer = await server.dial()
+        writer.write(server.head(len(body)) + body + b"GET /livez HTTP/1.1\r\n\r\n" * (MAX_PIPELINED + 2))
+        assert await closed(reader)
+        writer.close()
+
+
+async def test_a_few_are_answered_in_order(settings: Settings, engine: FakeEngine, key: str) -> None:
+    async with running(settings, engine, key) as server:
+        reader, writer = await server.dial()
+        writer.write(b"GET /livez HTTP/1.1\r\n\r\n" * (MAX_PIPELINED + 1))
+        assert [(await answer(reader))[0] for _ in range(MAX_PIPELINED + 1)] == [200] * (MAX_PIPELINED + 1)
+        writer.close()
+
+
+async def test_who_leaves_stops_its_answer_though_another_request_has_come(
+    settings: Settings, engine: FakeEngine, key: str
+) -> None:
+    engine.enqueue("done", gate=asyncio.Event())
+    body = httpx.Request("POST", "http://x", json=chat()).content
+    async with running(settings, engine, key) as server:
+        _, writer = await server.dial()
+        writer.write(server.head(len(body)) + body + b"GET /livez HTTP/1.1\r\n\r\n")
+        await engine.began.wait()
+        writer.close()
+        await asyncio.wait_for(engine.closed.wait(), 20)
+        assert engine.running == 0
 
 
 async def test_an_answer_takes_longer_than_headers_may(settings: Settings, engine: FakeEngine, key: str) -> None:
