@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from serving.errors import InvalidImage
 from serving.generation import Image, ImageContent
 from serving.media import images
 from serving.media.images import Limits, illegal
@@ -60,22 +61,33 @@ class Imaging:
 
     async def checked(self, data: bytes, errand: Errand) -> ImageContent:
         """A whole image within the limits, its size upright. Raises `InvalidImage`."""
-        if images.is_heic(data):
-            picture = await self._asked(Look(data, "HEIC"), "HEIC", errand)
-            images.check_size(picture.width, picture.height, self._limits)
-            return ImageContent(data, "HEIC", picture.width, picture.height)
-        if images.is_cheap(data):
-            content = images.probe(data, self._limits)
-            await asyncio.sleep(0)  # between the images of a request other requests get their turn
+        content = images.probe(data, self._limits)
+        if content is None:
+            content = await self._looked_at(data, images.other_format(data), errand)
         else:
-            content = await asyncio.to_thread(images.probe, data, self._limits)
+            await asyncio.sleep(0)  # between the images of a request other requests get their turn
         # vLLM 0.32 reads an image that breaks off as if it were blank where it ends, and answers about that. Decoding
         # finds it out but takes ten times the CPU of the relay; the two common formats tell by their structure.
         if content.format not in FOREIGN and (self._limits.decode or not images.is_whole(content)):
             await self._asked(Check(data, content.format), content.format, errand)
         if images.may_be_turned(content):
-            content = await asyncio.to_thread(images.upright, content)
+            content = await self._upright(content, errand)
         return content
+
+    async def _looked_at(self, data: bytes, form: str, errand: Errand) -> ImageContent:
+        picture = await self._asked(Look(data, form), form, errand)
+        images.check_size(picture.width, picture.height, self._limits)
+        return ImageContent(data, form, picture.width, picture.height)
+
+    async def _upright(self, content: ImageContent, errand: Errand) -> ImageContent:
+        """With width and height as the engine sees them, which turns an image as its EXIF data says, and does not where
+        that is damaged."""
+        try:
+            picture = await self._asked(Look(images.head(content), content.format), content.format, errand)
+        except InvalidImage:
+            return content
+        images.check_size(picture.width, picture.height, self._limits)
+        return replace(content, width=picture.width, height=picture.height)
 
     async def converted(
         self, content: ImageContent, size: Size | None, errand: Errand, target: str | None = None

@@ -21,7 +21,8 @@ NO_HEIC = "HEIC images need the library pillow-heif, which this server does not 
 def look(data: bytes, form: str) -> tuple[int, int]:
     """(width, height) in pixels, upright."""
     with _opened(data, form) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        # Of a TIFF Pillow turns the size itself.
+        turned = form != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return (image.height, image.width) if turned else image.size
 
 

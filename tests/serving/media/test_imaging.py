@@ -109,6 +109,21 @@ async def test_an_image_is_counted_as_it_is_turned(media: Media, form: str, orie
     assert (content.data, content.width, content.height, content.seen) == (small, *upright, upright)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+async def test_a_photo_of_several_pictures_is_counted_as_it_is_turned(media: Media, orientation: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    picture, buffer = PIL.Image.new("RGB", (320, 96), "red"), io.BytesIO()
+    picture.save(buffer, "MPO", save_all=True, append_images=[picture], exif=exif)
+    content = await content_of(media, buffer.getvalue())
+    assert content.seen == ((96, 320) if orientation == 6 else (320, 96))
+
+
+async def test_a_tiff_on_its_side_is_turned(media: Media) -> None:
+    content = await content_of(media, turned("TIFF", (320, 96), 6))
+    assert content.seen == opened(content).size == (96, 320)
+
+
 async def test_an_image_is_turned_where_it_is_resized(media: Media) -> None:
     content = await content_of(media, turned("JPEG", (800, 400), 6))
     assert content.seen == opened(content).size == (160, 352)
