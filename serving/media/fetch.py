@@ -9,16 +9,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from serving.access.grant import ImagePolicy
+from serving.budget import Budget
 from serving.errors import InvalidRequest, MediaUnavailable, ServingError, StorageUnavailable
 from serving.media.addresses import BAD_URL, FORBIDDEN, PUBLIC_ONLY, Guard
 from serving.media.freshness import Cache, SingleFlight
+from serving.media.lookups import HOLDER, Lookups
 from serving.media.scratch import Room, boundless
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ Kind: TypeAlias = Literal["image", "video"]
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 3
 CONNECT_TIMEOUT = 10
+MAX_IDLE = 64
+"""Connections that are kept for the next fetch."""
 VIDEO_TIMES = 10
 """A video gets so many times the time of an image."""
 PIECE = 1 << 16
@@ -47,6 +51,7 @@ NO_LENGTH = "Missing Content-Length of multimodal url."
 class FetchRules:
     """`timeout` in seconds for one image; `image_bytes` and `video_bytes` limit one file, `cache_bytes` what is kept.
 
+    `connections` are those of all fetches together, of which each API key has a share.
     `strict` also refuses a source that sends no Content-Length, or a Content-Type of another kind, as the cloud does.
     """
 
@@ -57,6 +62,7 @@ class FetchRules:
     timeout: float = 30
     strict: bool = False
     cache_bytes: int = 67_108_864
+    connections: int = 256
 
     def limit(self, kind: Kind) -> int:
         return self.image_bytes if kind == "image" else self.video_bytes
@@ -81,6 +87,14 @@ class Checked(AbstractResolver):
         await self._resolver.close()
 
 
+class Connector(aiohttp.TCPConnector):
+    """Keeps few connections open that nobody uses: each host, and each port of one, would have its own."""
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        full = sum(map(len, self._conns.values())) >= MAX_IDLE
+        super()._release(key, protocol, should_close=should_close or full)
+
+
 class Fetcher:
     """The only place that opens a URL for a client: from public addresses, within limits, as the rules say."""
 
@@ -90,16 +104,19 @@ class Fetcher:
         self._session: aiohttp.ClientSession | None = None
         self._cache = Cache(rules.cache_bytes)
         self._flights = SingleFlight()
+        self._places = Budget(rules.connections, patience=rules.timeout / 2)
 
-    async def image(self, reference: str, policy: ImagePolicy = ANYWHERE) -> bytes:
-        """From the hosts of the policy alone. Raises `InvalidRequest`, or `MediaUnavailable` where the network fails,
-        `AccessDenied` for other hosts."""
+    async def image(self, reference: str, policy: ImagePolicy = ANYWHERE, holder: str = "") -> bytes:
+        """From the hosts of the policy alone, on behalf of `holder`. Raises `InvalidRequest`, or `MediaUnavailable`
+        where the network fails, `AccessDenied` for other hosts, `Overloaded`."""
         url = self._checked(reference, policy)
-        return await self._flights.do(f"{url} {policy.hosts}", lambda: self._image(url, policy))
+        return await self._flights.do(f"{url} {policy.hosts} {holder}", lambda: self._image(url, policy, holder))
 
-    async def video(self, reference: str, file: Path, policy: ImagePolicy = ANYWHERE, room: Room = boundless) -> None:
+    async def video(
+        self, reference: str, file: Path, policy: ImagePolicy = ANYWHERE, room: Room = boundless, holder: str = ""
+    ) -> None:
         """Writes the answer to `file`, once there is `room`. Raises as `image` does."""
-        async with self._answer(self._checked(reference, policy), "video", {}, policy) as response:
+        async with self._answer(self._checked(reference, policy), "video", {}, policy, holder) as response:
             with stored(), file.open("wb") as out:
                 async for piece in self._pieces(response, "video"):
                     room(len(piece))
@@ -117,12 +134,12 @@ class Fetcher:
         policy.check_host(url.raw_host or "")
         return url
 
-    async def _image(self, url: URL, policy: ImagePolicy) -> bytes:
+    async def _image(self, url: URL, policy: ImagePolicy, holder: str) -> bytes:
         key = str(url)
         kept = self._cache.get(key)
         if kept is not None and self._cache.fresh(kept):
             return kept.body
-        async with self._answer(url, "image", kept.validators if kept else {}, policy) as response:
+        async with self._answer(url, "image", kept.validators if kept else {}, policy, holder) as response:
             if kept is not None and response.status == 304:
                 self._cache.confirm(key, kept, response.headers)
                 return kept.body
@@ -133,12 +150,14 @@ class Fetcher:
 
     @asynccontextmanager
     async def _answer(
-        self, url: URL, kind: Kind, validators: Mapping[str, str], policy: ImagePolicy
+        self, url: URL, kind: Kind, validators: Mapping[str, str], policy: ImagePolicy, holder: str
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """The answer that the redirects end at, each of them checked as the first URL was."""
         seconds = self._rules.timeout * (1 if kind == "image" else VIDEO_TIMES)
+        HOLDER.set(holder)
         with _translated(url.host or ""):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), self._places.lease(holder) as place:
+                await place.take(1)
                 for _ in range(1 + MAX_REDIRECTS):
                     headers = {"accept": f"{kind}/*,*/*;q=0.5", **validators}
                     async with self._http().get(url, headers=headers, allow_redirects=False) as response:
@@ -173,9 +192,9 @@ class Fetcher:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            resolver = Checked(self._resolver or aiohttp.ThreadedResolver(), self._rules.guard)
+            resolver = Checked(self._resolver or Lookups(), self._rules.guard)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=256),
+                connector=Connector(resolver=resolver, use_dns_cache=False, limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
                 headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -109,7 +109,7 @@ class References:
                 limit = self._limits.uri_chars
                 data = await self._uploads_for(errand).read(reference, errand.caller, limit, occurrence=occurrence)
             else:
-                data = await self._fetcher.image(reference, errand.caller.grant.images)
+                data = await self._fetcher.image(reference, errand.caller.grant.images, errand.caller.key_id)
             _spend(errand, time.monotonic() - began)
         except BaseException:
             errand.lease.give(taken)
@@ -133,7 +133,8 @@ class References:
                         room(len(piece))
                         await asyncio.to_thread(out.write, piece)
         elif _is_remote(reference):
-            await self._fetcher.video(reference, file, errand.caller.grant.images, room)
+            caller = errand.caller
+            await self._fetcher.video(reference, file, caller.grant.images, room, caller.key_id)
         else:
             data = (await self._unpacked(reference, errand)).data
             room(len(data))

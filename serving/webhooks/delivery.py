@@ -16,6 +16,7 @@ from serving.errors import InvalidRequest, ServingError
 from serving.jobs.job import Failure, Job
 from serving.media.addresses import Guard
 from serving.media.fetch import Checked
+from serving.media.lookups import HOLDER, Lookups
 from serving.webhooks import signing
 from serving.webhooks.secrets import SecretStore
 
@@ -70,6 +71,7 @@ class Deliveries:
 
     async def run(self, job: Job) -> bytes:
         """Raises `Undelivered` and `Gone`."""
+        HOLDER.set(job.details["owner"])
         url, body = job.details["url"], orjson.dumps(job.details["body"])
         secrets = await self._secrets.of(job.details["owner"])
         headers = signing.headers(job.id, int(self._clock()), body, secrets.all)
@@ -118,7 +120,7 @@ class Deliveries:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            resolver = Checked(self._resolver or aiohttp.ThreadedResolver(), self._guard)
+            resolver = Checked(self._resolver or Lookups(), self._guard)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True),
                 headers={"user-agent": USER_AGENT, "content-type": "application/json"},

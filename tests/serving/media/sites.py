@@ -53,6 +53,8 @@ class Site:
     requests: list[web.Request] = field(default_factory=list)
     replies: dict[str, Reply] = field(default_factory=dict)
     began: asyncio.Event = field(default_factory=asyncio.Event)
+    connected: Callable[[], int] = int
+    """How many connections are open."""
 
     def url(self, path: str = "/a.png", host: str = HOST) -> str:
         return f"http://{host}:{self.port}{path}"
@@ -80,6 +82,7 @@ class Site:
 async def site() -> AsyncGenerator[Site, None]:
     found = Site()
     server = web.Server(found.serve)
+    found.connected = lambda: len(server.connections)
     runner = web.ServerRunner(server, handle_signals=False)
     await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0))

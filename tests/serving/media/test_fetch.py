@@ -12,7 +12,7 @@ from aiohttp import web
 from serving.access.grant import ImagePolicy
 from serving.errors import AccessDenied, InvalidRequest, MediaUnavailable, StorageUnavailable
 from serving.media.addresses import Guard
-from serving.media.fetch import Fetcher, FetchRules
+from serving.media.fetch import MAX_IDLE, Fetcher, FetchRules
 from tests.serving.media.sites import HOST, Names, Site, site
 from tests.serving.wire import picture
 
@@ -327,3 +327,40 @@ async def test_absurd_promises_of_a_source_break_nothing(
     url = images.answer("/a.png", picture(), 200, **header)
     assert await fetcher.image(url) == picture()
     assert await fetcher.image(url) == picture()
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+async def test_a_key_whose_hosts_hang_leaves_connections_to_others(images: Site, tmp_path: Path, kind: str) -> None:
+    hanging = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await hanging.wait()
+        return web.Response()
+
+    images.replies["/slow"] = hang
+    fetcher = Fetcher(replace(RULES, connections=10), resolver=Names({HOST: [["127.0.0.1"]]}))
+    urls = [images.url(f"/slow?{number}") for number in range(20)]
+    hung = [
+        asyncio.create_task(
+            fetcher.image(url, holder="a") if kind == "image" else fetcher.video(url, tmp_path / "v", holder="a")
+        )
+        for url in urls
+    ]
+    while len(images.requests) < 8:  # four fifths of ten  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert await fetcher.image(images.url(), holder="b") == picture()
+    hanging.set()
+    await asyncio.gather(*hung, return_exceptions=True)
+    assert await fetcher.image(images.url("/b.png"), holder="a") == picture()
+    await fetcher.aclose()
+
+
+async def test_a_thousand_hosts_are_no_thousand_open_connections(images: Site) -> None:
+    hosts = [f"host-{number}.test" for number in range(2 * MAX_IDLE)]
+    names = Names({host: [["127.0.0.1"]] for host in hosts})
+    fetcher = Fetcher(replace(RULES, guard=Guard.allowing(hosts)), resolver=names)
+    for host in hosts:
+        await fetcher.image(images.url("/a.png", host))
+    while images.connected() > MAX_IDLE:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await fetcher.aclose()
