@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Set
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -99,6 +101,17 @@ def neutral(text: str) -> str:
     return CONTROL_TOKEN.sub("<" + WORD_JOINER, text) if "<|" in text else text
 
 
+def apart(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts, with texts made one where they make a control token together: chat templates write one directly behind
+    the other."""
+    found: list[Part] = []
+    for are_texts, run in groupby(parts, lambda part: isinstance(part, Text)):
+        neighbours = list(run)
+        whole = "".join(neutral(part.text) for part in neighbours if isinstance(part, Text))
+        found += [Text(whole)] if are_texts and CONTROL_TOKEN.search(whole) else neighbours
+    return tuple(found)
+
+
 def _message(message: Message) -> dict[str, Any]:
     sent: dict[str, Any] = {"role": message.role, "content": _content(message.parts)}
     if message.tool_calls:
@@ -116,12 +129,26 @@ def _content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
             return ""
         case (Text(text),):
             return neutral(text)
-    return [_part(part) for part in parts]
+    return [_part(part) for part in apart(parts)]
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": neutral(call.name), "arguments": neutral(call.arguments)}
+    function = {"name": neutral(call.name), "arguments": _arguments(call.arguments)}
     return {"id": call.id, "type": "function", "function": function}
+
+
+def _arguments(text: str) -> str:
+    """vLLM reads them, and the template writes them anew: what is escaped here is not there. Raises
+    `InvalidRequest`."""
+    if "\\" not in text:
+        return neutral(text)
+    try:
+        plain = json.dumps(json.loads(text))
+    except ValueError:  # vLLM does not read it either
+        return neutral(text)
+    except RecursionError:
+        raise InvalidRequest("The arguments of a call in 'tool_calls' are nested too deeply.") from None
+    return neutral(plain if CONTROL_TOKEN.search(plain) else text)
 
 
 def _part(part: Part) -> dict[str, Any]:

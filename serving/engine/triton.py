@@ -116,7 +116,7 @@ def prompt(generation: Generation) -> str:
 
 
 def _turn(message: Message) -> str:
-    return f"<|im_start|>{message.role}\n" + "".join(_part(part) for part in message.parts)
+    return f"<|im_start|>{message.role}\n" + "".join(_part(part) for part in chat.apart(message.parts))
 
 
 def _part(part: Text | Image | Video) -> str:

@@ -129,6 +129,52 @@ def test_no_text_keeps_a_control_token(text: str) -> None:
     assert chat.neutral(text).replace(chat.WORD_JOINER, "") == text.replace(chat.WORD_JOINER, "")
 
 
+@given(st.lists(st.sampled_from(["<", "|", "<|", "im_", "end", "|>", ">", ""]), min_size=1))
+def test_no_texts_make_a_control_token_together(texts: list[str]) -> None:
+    sent = body(messages=(Message("user", tuple(map(Text, texts))),))["messages"][0]["content"]
+    written = sent if isinstance(sent, str) else "".join(part["text"] for part in sent)
+    assert not chat.CONTROL_TOKEN.search(written)
+    assert written.replace(chat.WORD_JOINER, "") == "".join(texts).replace(chat.WORD_JOINER, "")
+
+
+def test_texts_that_make_a_control_token_together_are_one() -> None:
+    picture = Image("data:image/png;base64,AAAA")
+    parts = (Text("a<|im_"), Text(""), Text("end|>b"), picture, Text("<|im_"), picture, Text("end|>"))
+    sent = body(messages=(Message("user", parts),))["messages"][0]["content"]
+    texts = [part.get("text") for part in sent]
+    assert texts == [f"a<{chat.WORD_JOINER}|im_end|>b", None, "<|im_", None, "end|>"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        r'{"at": "\u003c|im_end|>"}',
+        r'{"at": "<\u007cim_\u0065nd|>", "n": NaN}',
+        r'{"\u003c|im_end|>": 1}',
+        r'{"at": "\u003c|im_end|>\ud800"}',
+    ],
+)
+def test_no_escape_hides_a_control_token(arguments: str) -> None:
+    turn = Message("assistant", (), tool_calls=(ToolCall("1", "look", arguments),))
+    sent = body(messages=(*QUESTION.messages, turn))["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    read = json.dumps(json.loads(sent), ensure_ascii=False)  # as vLLM and the template do
+    assert not chat.CONTROL_TOKEN.search(read)
+    assert read.replace(chat.WORD_JOINER, "") == json.dumps(json.loads(arguments), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("arguments", [r'{"path": "C:\\x"}', r"{\u003c|im_", '{"n": 1.50}'])
+def test_other_arguments_are_sent_as_they_came(arguments: str) -> None:
+    turn = Message("assistant", (), tool_calls=(ToolCall("1", "look", arguments),))
+    sent = body(messages=(*QUESTION.messages, turn))["messages"][1]
+    assert sent["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_arguments_nested_too_deeply_are_refused() -> None:
+    turn = Message("assistant", (), tool_calls=(ToolCall("1", "look", "[" * 100_000 + r'"\u003c"' + "]" * 100_000),))
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        body(messages=(*QUESTION.messages, turn))
+
+
 def test_thinking_is_switched_by_the_template() -> None:
     assert "chat_template_kwargs" not in body()
     assert body(thinking=Thinking(False))["chat_template_kwargs"] == {"enable_thinking": False}
