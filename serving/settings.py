@@ -170,6 +170,9 @@ class Settings(BaseSettings):
     max_uploads_bytes: int = Field(
         default=107_374_182_400, ge=1_048_576, description="bytes of all uploads behind oss:// URLs; a key gets half"
     )
+    max_files_bytes: int = Field(
+        default=214_748_364_800, ge=1_048_576, description="bytes of all files that are kept; a key gets half"
+    )
     upload_hours: int = Field(default=48, ge=1, description="hours for which an oss:// URL can be used")
     public_url: str | None = Field(
         default=None,

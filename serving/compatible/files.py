@@ -70,7 +70,7 @@ class FileEndpoints:
 
     async def _create(self, call: Call) -> None:
         async with aclosing(call.exchange.chunks(IDLE)) as chunks:
-            sent = _Sent(self._files, Form(call.exchange.header("content-type"), chunks))
+            sent = _Sent(self._files, call.caller.key_id, Form(call.exchange.header("content-type"), chunks))
             try:
                 await sent.read()
                 file = await self._add(call, sent)
@@ -114,11 +114,12 @@ class FileEndpoints:
 class _Sent:
     """What a form brings: its file is stored as it comes, wherever it stands among the fields."""
 
-    def __init__(self, files: Files, form: Form) -> None:
+    def __init__(self, files: Files, owner: str, form: Form) -> None:
         self.purpose = ""
         self.name = ""
         self.stored: Stored | None = None
         self._files = files
+        self._owner = owner
         self._form = form
 
     async def read(self) -> None:
@@ -139,7 +140,7 @@ class _Sent:
             raise MalformedBody("It has more than one file.")
         self.name = name
         try:
-            self.stored = await self._files.receive(pieces, MAX_FILE_BYTES)
+            self.stored = await self._files.receive(pieces, MAX_FILE_BYTES, owner=self._owner)
         except ObjectTooLarge as error:
             raise BodyTooLarge(error.limit) from None
 

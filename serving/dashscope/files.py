@@ -71,10 +71,10 @@ class FileEndpoints:
     async def _create(self, call: Call) -> None:
         async with aclosing(call.exchange.chunks(IDLE_S)) as chunks:
             form = Form(call.exchange.header("content-type"), chunks)
-            sent = _Sent(self._files, self._settings.max_upload_bytes)
+            sent = _Sent(self._files, call.caller.key_id, self._settings.max_upload_bytes)
             try:
                 await sent.read(form)
-                uploaded = await sent.add(call.caller.key_id)
+                uploaded = await sent.add()
             finally:
                 await sent.discard()
         await _answer(call, {"uploaded_files": uploaded, "failed_uploads": sent.failed})
@@ -99,9 +99,10 @@ class FileEndpoints:
 class _Sent:
     """What a form brings. Files are stored as they come; texts may stand before or after them."""
 
-    def __init__(self, files: Files, limit: int) -> None:
+    def __init__(self, files: Files, owner: str, limit: int) -> None:
         self.failed: list[dict[str, str]] = []
         self._files = files
+        self._owner = owner
         self._limit = limit
         self._count = 0
         self._received: list[tuple[int, str, Stored]] = []
@@ -123,7 +124,7 @@ class _Sent:
         if not self._count:
             raise MalformedBody("The form has no field 'files'.")
 
-    async def add(self, owner: str) -> list[dict[str, str]]:
+    async def add(self) -> list[dict[str, str]]:
         """Makes files of what was received; what there is no room for joins `failed`."""
         uploaded = []
         while self._received:
@@ -131,7 +132,7 @@ class _Sent:
             description = self._descriptions[number] if number < len(self._descriptions) else ""
             try:
                 file = await self._files.add(
-                    stored, owner=owner, name=name, purpose=self._purpose, description=description
+                    stored, owner=self._owner, name=name, purpose=self._purpose, description=description
                 )
             except FileQuotaExceeded as error:
                 self._fail(name, error)
@@ -149,9 +150,11 @@ class _Sent:
         if number >= FILES_AT_ONCE:
             raise FileQuotaExceeded(f"{FileQuotaExceeded.message} At most {FILES_AT_ONCE} files can be sent at once.")
         try:
-            stored = await self._files.receive(pieces, self._limit)
+            stored = await self._files.receive(pieces, self._limit, owner=self._owner)
         except ObjectTooLarge as error:
             self._fail(name, FileTooLarge(error.limit))
+        except FileQuotaExceeded as error:
+            self._fail(name, error)
         else:
             self._received.append((number, name, stored))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -12,7 +13,7 @@ from serving.dashscope.oss import OSS, XML, Refusal, refusing
 from serving.dashscope.policy import Granted, Policies
 from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
-from serving.errors import EmptyModel, FileQuotaExceeded, InvalidRequest, MalformedBody, ModelNotFound
+from serving.errors import EmptyModel, FileQuotaExceeded, InvalidRequest, MalformedBody, ModelNotFound, RequestTimeout
 from serving.multipart import Form, text
 from serving.settings import Settings
 from serving.storage.objects import ObjectTooLarge
@@ -24,7 +25,8 @@ FIELD_BYTES = 16_384
 FORM_BYTES = 65_536
 """Names and texts of one form: it is held before anything is known about who sends it."""
 IDLE_S = 60.0
-"""Seconds for which nothing may come of an upload."""
+"""Seconds for which nothing may come of an upload, and in which all fields before the file come: until then nobody has
+shown a key."""
 MALFORMED = "The body of your POST request is not well-formed multipart/form-data."
 
 
@@ -65,7 +67,9 @@ class Certificates:
 class FormPost:
     """What takes the form, in the manner of OSS: the policy in it is what lets a client in."""
 
-    def __init__(self, uploads: Uploads, policies: Policies) -> None:
+    def __init__(self, uploads: Uploads, policies: Policies, *, fields_within: float = IDLE_S) -> None:
+        """`fields_within` in seconds."""
+        self._fields_within = fields_within
         self._uploads = uploads
         self._policies = policies
 
@@ -77,7 +81,10 @@ class FormPost:
         fields: dict[str, str] = {}
         left = FORM_BYTES
         try:
-            async with aclosing(call.exchange.chunks(IDLE_S)) as chunks:
+            async with (
+                asyncio.timeout(self._fields_within) as deadline,
+                aclosing(call.exchange.chunks(IDLE_S)) as chunks,
+            ):
                 form = Form(call.exchange.header("content-type"), chunks)
                 async with aclosing(form.fields()) as parts:
                     async for part, pieces in parts:
@@ -87,9 +94,12 @@ class FormPost:
                             fields[part.name.lower()] = value
                             continue
                         granted = await self._policies.check(fields, part.filename or "")
+                        deadline.reschedule(None)
                         call.model = granted.model
                         await self._keep(granted, pieces)
                         return 200 if fields.get("success_action_status") == "200" else 204
+        except TimeoutError:
+            raise RequestTimeout from None
         except MalformedBody as error:
             raise Refusal(400, "MalformedPOSTRequest", f"{MALFORMED} {error.message}") from None
         raise Refusal(400, "IncorrectNumberOfFilesInPOSTRequest", "POST requires exactly one file upload per request.")

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from serving.settings import Settings
 from serving.storage import objects
 from serving.storage.claims import Claims
-from serving.storage.files import Files
+from serving.storage.files import Files, Quota
 from serving.storage.sweeper import Sweeper
 from serving.storage.uploads import Uploads
 
@@ -20,7 +20,12 @@ class Storage:
         self.records = records
         self.clock = clock
         self.objects = objects.at(settings.objects, settings.data)
-        self.files = Files(records, self.objects, clock=clock)
+        self.files = Files(
+            records,
+            self.objects,
+            Quota(bytes=settings.max_files_bytes // 2, total=settings.max_files_bytes),
+            clock=clock,
+        )
         self.uploads = Uploads(
             records,
             self.objects,

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    case,
     delete,
     func,
     insert,
@@ -72,10 +75,11 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What one owner may keep: so many files, and so many bytes in them."""
+    """What one owner may keep: so many files, and so many bytes in them. `total` are the bytes of all owners."""
 
     files: int = 10_000
     bytes: int = 100 << 30
+    total: int = 200 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +112,27 @@ class Files:
         self._journal = Journal(database, objects, clock=clock)
         self._quota = quota or Quota()
         self._clock = clock
+        self._coming: Counter[str] = Counter()
+        """Bytes of files to be, by owner."""
+        self._received: dict[str, tuple[str, int]] = {}
+        """Owner and bytes of those that have come, by the name of their object."""
 
-    async def receive(self, pieces: AsyncIterable[bytes], limit: int | None = None) -> Stored:
+    async def receive(
+        self, pieces: AsyncIterable[bytes], limit: int | None = None, *, owner: str | None = None
+    ) -> Stored:
         """Stores the bytes of a file to be; it can be added or discarded, and is swept if neither happens.
 
-        Raises `ObjectTooLarge` beyond `limit` bytes, and whatever `pieces` raises.
+        Raises `ObjectTooLarge` beyond `limit` bytes, `FileQuotaExceeded` as soon as there is no room left for the
+        `owner`, and whatever `pieces` raises. Without an owner, the bytes are the server's own, of work that was done.
         """
-        return await self._journal.put("files", pieces, limit)
+        if owner is None:
+            return await self._journal.put("files", pieces, limit)
+        own, held = await self._held(owner)
+        async with aclosing(self._counted(owner, pieces, own, held)) as counted:
+            stored = await self._journal.put("files", counted, limit)
+        self._coming[owner] += stored.size
+        self._received[stored.name] = owner, stored.size
+        return stored
 
     async def add(
         self,
@@ -132,7 +150,21 @@ class Files:
         An `id` that exists already keeps the file it has, which is returned: work that is repeated after a crash adds
         its file once.
         """
-        id = id or str(uuid.uuid4())  # noqa: A001
+        try:
+            return await self._add(stored, owner, name, purpose, id or str(uuid.uuid4()), description, expires_at)
+        finally:
+            self._settle(stored)
+
+    async def _add(
+        self,
+        stored: Stored,
+        owner: str,
+        name: str,
+        purpose: str,
+        id: str,  # noqa: A002
+        description: str,
+        expires_at: datetime | None,
+    ) -> File:
         values = {
             "id": id,
             "owner": owner,
@@ -156,6 +188,7 @@ class Files:
 
     async def discard(self, stored: Stored) -> None:
         """Forgets what was received."""
+        self._settle(stored)
         await self._journal.discard(stored)
 
     async def get(self, id: str, owner: str) -> File:  # noqa: A002
@@ -213,6 +246,39 @@ class Files:
         for file in expired:
             await self._delete(file)
         await self._journal.sweep()
+
+    async def _held(self, owner: str) -> tuple[int, int]:
+        """Bytes that are kept, of the owner and of all."""
+        mine = func.sum(case((_files.c.owner == owner, _files.c.size), else_=0))
+        async with self._database.connect() as connection:
+            held, own = (await connection.execute(select(func.sum(_files.c.size), mine))).one()
+        return int(own or 0), int(held or 0)
+
+    async def _counted(
+        self, owner: str, pieces: AsyncIterable[bytes], own: int, held: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The pieces, as long as all that comes at the same time fits beside what is kept."""
+        size = 0
+        try:
+            async for piece in pieces:
+                size += len(piece)
+                self._coming[owner] += len(piece)
+                if own + self._coming[owner] > self._quota.bytes or held + self._coming.total() > self._quota.total:
+                    raise FileQuotaExceeded(
+                        f"Upload file capacity exceed limit. At most {self._quota.bytes} bytes are kept, there are "
+                        f"{own}, and what is being sent."
+                    )
+                yield piece
+        finally:
+            self._free(owner, size)
+
+    def _settle(self, stored: Stored) -> None:
+        self._free(*self._received.pop(stored.name, ("", 0)))
+
+    def _free(self, owner: str, size: int) -> None:
+        self._coming[owner] -= size
+        if not self._coming[owner]:
+            del self._coming[owner]
 
     async def _insert(self, values: dict[str, Any]) -> File:
         async with self._database.begin() as connection:

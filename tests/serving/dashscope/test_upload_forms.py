@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -8,9 +9,16 @@ from starlette.routing import Router
 from starlette.types import Message
 
 from serving.access.keys import KeyStore
+from serving.access.signer import Signer
 from serving.app import create_app
+from serving.dashscope.policy import Policies
+from serving.dashscope.uploads import FormPost
+from serving.endpoint import Call
+from serving.errors import RequestTimeout
+from serving.exchange import Exchange
 from serving.settings import Settings
-from serving.storage import database
+from serving.storage import database, objects
+from serving.storage.uploads import Uploads
 from tests.fakes import FakeEngine
 from tests.serving.dashscope.uploading import MAX_BYTES, MODEL, ask, certificate, form, post, said
 from tests.serving.storage.test_objects import lying_in
@@ -200,3 +208,25 @@ async def test_a_form_of_endless_texts_is_refused_before_they_are_held(app: Rout
         answer = await anybody.post("/oss", data=fields, files={"file": b"data"})
     assert answer.status_code == 400
     assert "<Code>MalformedPOSTRequest</Code>" in answer.text
+
+
+async def test_a_form_that_drips_is_given_up_before_its_file(settings: Settings) -> None:
+    """Each piece comes in time, and they never end."""
+    records = database.at(settings.data)
+    post = FormPost(
+        Uploads(records, objects.at(None, settings.data)), Policies(Signer(records), MAX_BYTES), fields_within=0.1
+    )
+    told = [b'--x\r\ncontent-disposition: form-data; name="key"\r\n\r\n']
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": told.pop() if told else b"a", "more_body": True}
+
+    async def send(_: Message) -> None:
+        raise AssertionError
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    scope = {"type": "http", "method": "POST", "path": "/oss", "query_string": b"", "headers": headers}
+    with pytest.raises(RequestTimeout):
+        await asyncio.wait_for(post(Call(Exchange(scope, receive, send))), 20)
+    await database.close(records)

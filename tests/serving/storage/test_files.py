@@ -215,3 +215,37 @@ async def test_many_at_once(kept: Kept) -> None:
 
 async def _add(files: Files, name: str) -> File:
     return await files.add(await files.receive(pieces(name.encode())), owner="me", name=name, purpose="batch")
+
+
+async def test_files_that_come_together_do_not_get_beyond_the_quota(kept: Kept) -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncGenerator[bytes, None]:
+        yield bytes(60)
+        begun.set()
+        await gate.wait()
+
+    first = asyncio.create_task(kept.files.receive(slow(), owner="me"))
+    await begun.wait()
+    with pytest.raises(FileQuotaExceeded, match="what is being sent"):
+        await kept.files.receive(pieces(bytes(60)), owner="me")
+    gate.set()
+    stored = await first
+    with pytest.raises(FileQuotaExceeded):  # it has come, and is no file yet
+        await kept.files.receive(pieces(bytes(60)), owner="me")
+    await kept.files.discard(stored)
+    again = await kept.files.receive(pieces(bytes(60)), owner="me")
+    await kept.files.add(again, owner="me", name="a", purpose="batch")
+    with pytest.raises(FileQuotaExceeded):
+        await kept.files.receive(pieces(bytes(60)), owner="me")
+    await kept.files.receive(pieces(bytes(40)), owner="me")
+    assert len(list(kept.folder.rglob("files/*"))) == 2
+
+
+async def test_the_files_of_all_have_a_bound_together(kept: Kept, records: AsyncEngine) -> None:
+    files = Files(records, kept.objects, Quota(3, 100, 150), clock=kept.clock)
+    for owner in ("me", "you"):
+        await files.add(await files.receive(pieces(bytes(60)), owner=owner), owner=owner, name="a", purpose="batch")
+    with pytest.raises(FileQuotaExceeded):
+        await files.receive(pieces(bytes(60)), owner="them")
+    await files.receive(pieces(bytes(60)))  # of work that was done
