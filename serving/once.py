@@ -53,7 +53,10 @@ class AnswerNotKept(ServingError):
     status = 409
     code = "IdempotencyKey.AnswerNotKept"
     alias = Alias("idempotency_answer_not_kept", "conflict_error")
-    message = f"The request with this Idempotency-Key was answered, and the answer was larger than {LARGEST} bytes."
+    message = (
+        f"The request with this Idempotency-Key was answered, and the answer was larger than {LARGEST} bytes, or one "
+        "of too many large ones."
+    )
 
 
 class Once:

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from serving.access.grant import GENERATION
 from serving.access.keyring import Keyring
+from serving.budget import Budget
 from serving.decoding import refusing
 from serving.dialects import NATIVE
 from serving.endpoint import Call, Endpoint
@@ -25,7 +26,7 @@ MAX_CHARS = 1_048_576
 MAX_BODY = 8 * MAX_CHARS
 """Bytes: six for a character that is escaped, and the rest of the JSON."""
 AT_ONCE = 4
-"""Texts that the engine is asked about at a time, whoever asks."""
+"""Texts that the engine is asked about at a time, whoever asks. A key that is alone has three of them."""
 WITHIN = 60.0
 """Seconds."""
 
@@ -60,7 +61,7 @@ class Tokenization:
         self._tokenizer = tokenizer
         self._limited = limited
         self._settings = settings
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = Budget(AT_ONCE, patience=WITHIN)
 
     async def __call__(self, call: Call) -> None:
         if self._tokenizer is None:
@@ -82,8 +83,9 @@ class Tokenization:
             async with (
                 self._limited.counted(call.caller, call.exchange.request_id),
                 asyncio.timeout(WITHIN),
-                self._places,
+                self._places.lease(call.caller.key_id) as place,
             ):
+                await place.take(1)
                 return await tokenizer.tokenize(text)
         except TimeoutError:
             raise RequestTimeout from None

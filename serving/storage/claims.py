@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ log = logging.getLogger(__name__)
 LEASE_S = 30.0
 """How long a claim outlives the process that holds it, and has to renew it more often."""
 BATCH = 500
+LARGE = 65_536
+LARGE_ONES = 1 << 30
+"""Bytes of answers beyond `LARGE` that are kept of one owner. A stream that repeats its text in each event has
+megabytes: where it comes of the cache of answers, a key could fill the database's disk with it in minutes."""
+HOUR_S = 3600
 
 _claims = Table(
     "idempotency_keys",
@@ -94,9 +100,15 @@ class Claims:
     Each method raises `StorageUnavailable` if the database is away.
     """
 
-    def __init__(self, database: AsyncEngine, *, lifetime: float, clock: Clock = time.time) -> None:
-        """`lifetime` in seconds, of a name since it was first used."""
+    def __init__(
+        self, database: AsyncEngine, *, lifetime: float, clock: Clock = time.time, large_ones: int = LARGE_ONES
+    ) -> None:
+        """`lifetime` in seconds, of a name since it was first used; `large_ones` in bytes, of the large answers that
+        this process keeps of one owner for so long."""
         self._database = database
+        self._large_ones = large_ones
+        self._kept: Counter[tuple[str, int]] = Counter()
+        """Bytes of large answers, by owner and the hour in which they were kept."""
         self._lifetime = lifetime
         self._clock = clock
 
@@ -120,13 +132,13 @@ class Claims:
         await self._update(claim, lease_until=self._now() + LEASE_S * 1e3)
 
     async def keep(self, claim: Claim, answer: Kept) -> None:
-        """Ends the claim: from now on this is the answer."""
+        """Ends the claim: from now on this is the answer, without its body where there is no room for that."""
         await self._update(
             claim,
             status=answer.status,
             content_type=answer.content_type,
             headers=dict(answer.headers),
-            body=answer.body,
+            body=answer.body if self._has_room(claim.owner, len(answer.body or b"")) else None,
         )
 
     async def drop(self, claim: Claim) -> None:
@@ -145,6 +157,19 @@ class Claims:
             async with self._database.begin() as connection:
                 old = delete(_claims).where(_claims.c.expires_at <= self._now())
                 return (await connection.execute(old)).rowcount
+
+    def _has_room(self, owner: str, size: int) -> bool:
+        """Counts the answer where it has."""
+        if size <= LARGE:
+            return True
+        hour = int(self._clock() // HOUR_S)
+        oldest = hour - int(self._lifetime // HOUR_S)
+        for past in [each for each in self._kept if each[1] < oldest]:
+            del self._kept[past]
+        if size + sum(kept for (who, _), kept in self._kept.items() if who == owner) > self._large_ones:
+            return False
+        self._kept[owner, hour] += size
+        return True
 
     def _now(self) -> int:
         return int(self._clock() * 1e3)

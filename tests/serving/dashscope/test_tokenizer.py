@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from serving.access.grant import Grant, Quota
 from serving.access.keys import KeyStore
 from serving.app import create_app
-from serving.dashscope.tokenizer import MAX_BODY, MAX_CHARS
+from serving.dashscope.tokenizer import AT_ONCE, MAX_BODY, MAX_CHARS
 from serving.engine.tokens import Tokens, readable
 from serving.engine.vllm import VLLM
 from serving.errors import EngineUnavailable
@@ -21,9 +22,17 @@ MODEL = "qwen3-vl-30b"
 
 
 class Spelling(FakeEngine):
-    """An engine that tells its tokens: one for each character."""
+    """An engine that tells its tokens: one for each character. It takes its time for a text that is "slow"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = 0
+        self.may = asyncio.Event()
 
     async def tokenize(self, text: str) -> Tokens:
+        if text == "slow":
+            self.slow += 1
+            await self.may.wait()
         return Tokens([ord(letter) for letter in text], list(text))
 
 
@@ -127,3 +136,20 @@ async def test_the_key_has_limits_and_needs_a_scope_here_too(client: httpx.Async
 async def test_a_body_larger_than_any_text_is_not_read(client: httpx.AsyncClient) -> None:
     refused = await client.post("/api/v1/tokenizer", content=b" " * (MAX_BODY + 1))
     assert (refused.status_code, refused.json()["code"]) == (400, "BadRequest.TooLarge")
+
+
+async def test_a_key_that_asks_much_leaves_a_place_to_others(
+    client: httpx.AsyncClient, settings: Settings, engine: Spelling
+) -> None:
+    records = database.at(settings.data)
+    other = await KeyStore(records).create("other")
+    await database.close(records)
+    much = [asyncio.create_task(ask(client, input={"prompt": "slow"})) for _ in range(8)]
+    while engine.slow < AT_ONCE - 1:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    headers = {"authorization": f"Bearer {other}"}
+    body = {"model": MODEL, "input": {"prompt": "a"}}
+    answer = await asyncio.wait_for(client.post("/api/v1/tokenizer", json=body, headers=headers), 20)
+    assert (answer.status_code, engine.slow) == (200, AT_ONCE - 1)
+    engine.may.set()
+    assert [each.status_code for each in await asyncio.gather(*much)] == [200] * 8

@@ -103,3 +103,21 @@ async def test_a_name_is_free_again_when_its_time_is_over(claims: Claims, clock:
     clock.now += 3601
     await taken(claims, digest=OTHER)  # not swept yet, and free
     assert await claims.sweep() == 1
+
+
+async def test_large_answers_of_an_owner_have_a_bound(tmp_path: Path, clock: Clock) -> None:
+    engine = database.at(tmp_path)
+    await database.create_tables(engine, tmp_path)
+    claims = Claims(engine, lifetime=2 * 3600, clock=clock, large_ones=250_000)
+    large, small = Kept(200, "a/b", {}, bytes(100_000)), Kept(200, "a/b", {}, bytes(60_000))
+
+    async def kept(name: str, answer: Kept, owner: str = "me") -> bool:
+        await claims.keep(await taken(claims, name, owner=owner), answer)
+        return await claims.claim(owner, name, DIGEST) == answer
+
+    assert [await kept(f"large-{number}", large) for number in range(3)] == [True, True, False]
+    assert await kept("small", small)
+    assert await kept("large", large, owner="you")
+    clock.now += 4 * 3600
+    assert await kept("later", large)
+    await database.close(engine)
