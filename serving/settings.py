@@ -239,6 +239,9 @@ class Settings(BaseSettings):
     webhook_url: str | None = Field(
         default=None, pattern=r"^https?://[^\s#]+$", description="URL that is told of every task and batch that ends"
     )
+    webhook_allow: Hosts = Field(
+        default=(), description="hosts, addresses and networks that webhooks are sent to though they are not public"
+    )
     webhook_timeout: float = Field(default=15, gt=0, description="seconds in which a webhook is to be taken")
     max_waiting_tasks: int = Field(
         default=10_000, ge=1, description="waiting tasks of one key; more are refused with 429"

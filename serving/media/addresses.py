@@ -63,9 +63,11 @@ class Guard:
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
+    setting: str = "HOMESCOPE_FETCH_ALLOW"
+    """With which the operator names them."""
 
     @classmethod
-    def allowing(cls, entries: Iterable[str]) -> Guard:
+    def allowing(cls, entries: Iterable[str], setting: str = "HOMESCOPE_FETCH_ALLOW") -> Guard:
         """Each entry is a host name, an address or a network in CIDR form. Raises `ValueError`."""
         hosts, networks = set(), []
         for entry in entries:
@@ -75,7 +77,7 @@ class Guard:
                 if not NAME.fullmatch(entry) or NUMERIC_LABEL.fullmatch(entry.rpartition(".")[2]):
                     raise ValueError(f"{entry!r} is neither a host name nor a network such as 10.1.0.0/16") from None
                 hosts.add(entry.lower())
-        return cls(frozenset(hosts), tuple(networks))
+        return cls(frozenset(hosts), tuple(networks), setting)
 
     def url(self, reference: str | URL) -> URL:
         """The URL, fit to be opened as far as its text tells. Raises `InvalidRequest`."""
@@ -100,7 +102,7 @@ class Guard:
         if not all(public(form) for form in forms):
             raise InvalidRequest(
                 f"{FORBIDDEN} [the host {host[:80]} is not on the public Internet; the operator of this server can "
-                "allow it with HOMESCOPE_FETCH_ALLOW]"
+                f"allow it with {self.setting}]"
             )
 
 

@@ -7,12 +7,17 @@ from serving.settings import Settings
 from serving.webhooks.secrets import SERVER
 
 
+def guard_of(settings: Settings) -> Guard:
+    """Where images may be fetched from is another matter: a POST to a host inside can change something there."""
+    return Guard.allowing(settings.webhook_allow, setting="HOMESCOPE_WEBHOOK_ALLOW")
+
+
 class Callbacks:
     """Who is told that a task or a batch has ended: the URL that its request names, and the operator's own."""
 
     def __init__(self, settings: Settings) -> None:
         self._enabled = settings.webhooks
-        self._guard = Guard.allowing(settings.fetch_allow)
+        self._guard = guard_of(settings)
         self._own = () if settings.webhook_url is None else (Hook(settings.webhook_url, SERVER),)
 
     def check(self, url: str, param: str | None = None) -> None:

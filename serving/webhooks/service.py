@@ -6,8 +6,8 @@ from pathlib import Path
 from serving.jobs.notices import KIND
 from serving.jobs.queue import Queue
 from serving.jobs.workers import Pace, Workers
-from serving.media.addresses import Guard
 from serving.settings import Settings
+from serving.webhooks.callbacks import guard_of
 from serving.webhooks.delivery import BACK_OFF, Deliveries
 from serving.webhooks.secrets import SecretStore
 
@@ -19,7 +19,7 @@ class Webhooks:
     """Delivers notices beside the work of the engine: it does not wait for that, nor that for slow receivers."""
 
     def __init__(self, queue: Queue, secrets: SecretStore, settings: Settings, pace: Pace | None = None) -> None:
-        guard = Guard.allowing(settings.fetch_allow)
+        guard = guard_of(settings)
         self.deliveries = Deliveries(secrets, guard, timeout=settings.webhook_timeout, clock=secrets.clock)
         self._folder: Path = settings.data / FOLDER
         self._workers = Workers(

@@ -51,7 +51,7 @@ def settings(tmp_path: Path) -> Settings:
         async_tasks=True,
         task_retention=1800,
         cache_seconds=1800,
-        fetch_allow=("127.0.0.1",),
+        webhook_allow=("127.0.0.1",),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.app import create_app
 from serving.errors import ContextTooLong
 from serving.settings import Settings
 from tests.fakes import FakeEngine
@@ -21,7 +22,7 @@ ASYNC = {"x-dashscope-async": "enable"}
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path / "data", async_tasks=True, fetch_allow=("127.0.0.1",))
+    return Settings(data=tmp_path / "data", async_tasks=True, webhook_allow=("127.0.0.1",))
 
 
 async def submitted(client: httpx.AsyncClient, url: str) -> str:
@@ -70,3 +71,16 @@ async def test_what_will_not_be_called_is_refused_at_once(client: httpx.AsyncCli
     body = {"input_file_id": await upload(client, [line("a")]), "endpoint": ENDPOINT, "completion_window": "24h"}
     refused = await client.post("/v1/batches", json=body | {"metadata": {"ds_batch_finish_callback": url}})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "metadata")
+
+
+async def test_where_images_come_from_is_no_place_to_post_to(settings: Settings, engine: FakeEngine, key: str) -> None:
+    """An operators' port takes a POST to drain an engine."""
+    app = create_app(settings.model_copy(update={"fetch_allow": ("10.0.0.0/8",), "webhook_allow": ()}), engine)
+    headers = {**ASYNC, "authorization": f"Bearer {key}", "x-homescope-callback": "http://10.0.0.7:9090/replicas/drain"}
+    async with (
+        app.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers) as client,
+    ):
+        refused = await client.post(PATH, json=chat())
+    assert refused.status_code == 400
+    assert "HOMESCOPE_WEBHOOK_ALLOW" in refused.json()["message"]

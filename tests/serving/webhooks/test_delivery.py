@@ -41,7 +41,7 @@ async def records(tmp_path: Path) -> AsyncGenerator[AsyncEngine, None]:
 
 @asynccontextmanager
 async def delivering(records: AsyncEngine, folder: Path, *, timeout: float = 5) -> AsyncGenerator[Webhooks, None]:  # noqa: ASYNC109
-    settings = Settings(data=folder, fetch_allow=("127.0.0.1",), webhook_timeout=timeout)
+    settings = Settings(data=folder, webhook_allow=("127.0.0.1",), webhook_timeout=timeout)
     webhooks = Webhooks(Queue(records), SecretStore(records), settings, PACE)
     await webhooks.start()
     try:
