@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from client.errors import ConfigurationError
 from client.idempotency import Keys
@@ -47,6 +47,8 @@ _answers = sql.Table(
 )
 _keys = Keys(_metadata, "pipeline_")
 
+_MAKING = 0x70697065
+"""The advisory lock of who makes the tables."""
 RELEASE_AGAIN = 60.0
 """Seconds after which a row that was handed to a publisher and not reported as published is handed out again."""
 
@@ -89,8 +91,7 @@ class Store:
     async def __aenter__(self) -> Self:
         try:
             async with self._engine.begin() as connection:
-                await connection.run_sync(_metadata.create_all)
-                await _keys.begin(connection)
+                await _make(connection)
         except (SQLAlchemyError, OSError) as error:
             await self._engine.dispose()
             raise ConfigurationError(f"the database of the pipeline cannot be opened: {_cause(error)}") from error
@@ -297,6 +298,16 @@ def _engine(url: str | Path) -> AsyncEngine:
         raise ConfigurationError("PostgreSQL needs pip install 'homescope[scale]'") from error
     except SQLAlchemyError as error:
         raise ConfigurationError("the address of the database cannot be used: postgresql://user@host/name") from error
+
+
+async def _make(connection: AsyncConnection) -> None:
+    """Makes what is not there yet. Workers that are started together wait for each other: a table is made only once."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_MAKING)))
+    else:
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    await connection.run_sync(_metadata.create_all)
+    await _keys.begin(connection)
 
 
 def _configure(connection: Any, _: Any) -> None:
