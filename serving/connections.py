@@ -19,6 +19,8 @@ MAX_PIPELINED = 16
 LINGER = 30.0
 """Seconds in which the rest of a body is thrown away whose request has been answered. To close at once would take the
 answer from a client that is still sending."""
+FAREWELL = 2.0
+"""Seconds for which what else a client sends is thrown away that has been refused before its request was complete."""
 
 
 class Gathering:
@@ -69,6 +71,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._head_size = 0
         self._in_message = False
+        self._refused = False
         self._beside_body = 0
         self._answered: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -93,7 +96,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if not self._in_message:
             self._head_size += len(data)
@@ -103,7 +106,7 @@ class Connection(HttpToolsProtocol):
         if self._in_message and self._beside_body > MAX_HEAD:  # endless trailers, or extensions of a chunk
             self._close()
         if not self._in_message and self._head_size > MAX_HEAD and not self.transport.is_closing():
-            self._refuse(431, b"Request headers too large.")
+            self._refuse_sender(431, b"Request headers too large.")
 
     def on_message_begin(self) -> None:
         self._expect_head()
@@ -189,10 +192,12 @@ class Connection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
+        if self._refused:
+            return
         if self.cycle is not None and not self.cycle.response_complete:
             self._expect_head()  # of the next request, while this one is being answered
         elif self._head_size:
-            self._refuse(408, b"The headers did not come in time.")
+            self._refuse_sender(408, b"The headers did not come in time.")
         else:
             self._close()
 
@@ -207,9 +212,22 @@ class Connection(HttpToolsProtocol):
             self._watch_writing()
 
     def _refuse(self, status: int, words: bytes, headers: bytes = b"") -> None:
+        self._tell(status, words, headers)
+        self._close()
+
+    def _refuse_sender(self, status: int, words: bytes) -> None:
+        """To close at once would have the kernel answer what still comes with a reset, which takes the refusal along."""
+        self._refused = True
+        self._tell(status, words)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._linger_timer = self.loop.call_later(FAREWELL, self._close)
+        else:
+            self._close()
+
+    def _tell(self, status: int, words: bytes, headers: bytes = b"") -> None:
         length = b"content-type: text/plain\r\ncontent-length: %d\r\n" % len(words)
         self.transport.write(STATUS_LINE[status] + headers + length + b"connection: close\r\n\r\n" + words)
-        self._close()
 
 
 def connections(settings: Settings) -> type[Connection]:

@@ -35,6 +35,13 @@ class Joined(asyncio.Transport):
             if not self._transport.is_closing():
                 self._transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
+    def can_write_eof(self) -> bool:
+        return self._transport.can_write_eof()
+
+    def write_eof(self) -> None:
+        self._flush()
+        self._transport.write_eof()
+
     def close(self) -> None:
         self._flush()
         self._transport.close()
