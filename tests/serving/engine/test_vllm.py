@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from serving.engine import wire
 from serving.engine.refusals import refusal as refusal_of
 from serving.engine.remote import translated
 from serving.engine.vllm import VLLM
@@ -338,7 +339,10 @@ async def test_closing_the_answer_hangs_up(vllm: VLLM, fake: FakeVLLM) -> None:
     await asyncio.wait_for(fake.left.wait(), 20)
 
 
-async def test_who_has_the_whole_answer_does_not_hang_up(vllm: VLLM, fake: FakeVLLM) -> None:
+async def test_who_has_the_whole_answer_does_not_hang_up(
+    vllm: VLLM, fake: FakeVLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "END_WITHIN", 60)
     fake.gate = asyncio.Event()
     fake.answers.append([event("a", "stop"), final(), DONE, b": what follows is the end\n\n"])
     assert [chunk.text for chunk in await ask(vllm)] == ["a", ""]
