@@ -118,11 +118,17 @@ class Nats:
     async def depth(self) -> tuple[int, int] | None:
         import nats
 
+        if (connection := self._broker._connection) is not None:
+            return await self._depth(connection)
         client = await nats.connect(self._url, allow_reconnect=False, error_cb=_ignore)
         try:
-            streams = [await client.jetstream().stream_info(name) for name in (NAME, f"{NAME}-dead")]
+            return await self._depth(client)
         finally:
             await client.close()
+
+    @staticmethod
+    async def _depth(client: Any) -> tuple[int, int]:
+        streams = [await client.jetstream().stream_info(name) for name in (NAME, f"{NAME}-dead")]
         return streams[0].state.messages, streams[1].state.messages
 
     async def stop(self) -> None:
