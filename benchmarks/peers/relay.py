@@ -53,6 +53,8 @@ class Upstream(asyncio.Protocol):
     def __init__(self, client: Downstream) -> None:
         self._client = client
         self._parser = httptools.HttpResponseParser(self)
+        self._begun = b""
+        """Of an event whose end has not come."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).write(ASK % len(QUESTION) + QUESTION)
@@ -61,7 +63,8 @@ class Upstream(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
-        for event in body.split(b"\n\n"):
+        *events, self._begun = (self._begun + body).split(b"\n\n")
+        for event in events:
             if event == b"data: [DONE]":
                 self._client.end()
             elif event:
