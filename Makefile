@@ -20,7 +20,7 @@ test: setup ## every test that needs no GPU, real engine included
 	@$(BIN)/python -m pytest --rings 3 -n auto --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m pytest -m '(engine or conformance) and not deploy'
 
-test-fast: setup ## what listens on no socket and starts no process: under two minutes
+test-fast: setup ## what listens on no socket and starts no process: about two minutes
 	@$(BIN)/python -m pytest --rings 2 -n auto --dist loadfile --no-loadscope-reorder
 
 test-deploy: setup ## images, manifests, and every container's process together; wants tools of Debian, which it installs as root

@@ -216,7 +216,7 @@ class Connection(HttpToolsProtocol):
         self._close()
 
     def _refuse_sender(self, status: int, words: bytes) -> None:
-        """To close at once would have the kernel answer what still comes with a reset, which takes the refusal along."""
+        """To close at once would have the kernel answer what still comes with a reset, which takes the refusal away."""
         self._refused = True
         self._tell(status, words)
         if self.transport.can_write_eof():
