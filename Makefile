@@ -46,7 +46,7 @@ bench-gateway: setup ## what the gateway costs: CPU and memory, images per secon
 bench-peers: setup ## beside other gateways, installed for it
 	@$(BIN)/python -m benchmarks.peers --out benchmarks/results/peers.json
 
-bench-client: setup ## the client: rate, CPU and memory, kills; half an hour
+bench-client: setup ## the client: rate, CPU and memory, kills; a million rows alone take half an hour
 	@$(BIN)/python -m benchmarks.client_rate --seconds 20 --out benchmarks/results/client_rate.json
 	@$(BIN)/python -m benchmarks.client_memory --out benchmarks/results/client_memory.json
 	@$(BIN)/python -m benchmarks.client_kills --out benchmarks/results/client_kills.json
